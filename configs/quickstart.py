@@ -1,0 +1,20 @@
+"""The first 2,000 test images of Fashion-MNIST, encoded for vit_a: configs/fashion_mnist.py made small.
+
+    python -m ne_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --stage=all
+
+Time: at most 2 minutes on 2 CPU cores. Expect: the figures of configs/fashion_mnist.py within their intervals.
+"""
+
+from ne_jax.config import default
+
+
+def get_config():
+    """The full job's settings on fewer images and fewer points of the curve."""
+    config = default()
+    config.data.limit = 2000
+    config.recode.psnr_db = 0.0
+    config.recode.fit = True
+    config.evaluate.curve_psnr_db = (0.0, 10.0, 15.0, 20.0)
+    config.evaluate.curve_images = 250
+    config.evaluate.attack_images = 500
+    return config

@@ -1,0 +1,13 @@
+"""Non-transferable examples in JAX: images that one authorized model reads and others do not (arXiv 2510.10982)."""
+
+from ne_jax.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
+from ne_jax.errors import UserError
+from ne_jax.first_layer import FirstLayer
+from ne_jax.recode import isotropic, recode
+from ne_jax.spectrum import Spectrum, spectrum
+from ne_jax.subspace import Subspace, low_sensitivity, strongest_psnr_db
+
+__all__ = [
+    "FirstLayer", "Spectrum", "Subspace", "UserError", "certify", "compare_logits", "failure_upper_bound", "isotropic",
+    "low_sensitivity", "reader_deviation", "recode", "spectral_gap", "spectrum", "strongest_psnr_db",
+]  # fmt: skip

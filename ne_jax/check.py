@@ -1,0 +1,148 @@
+"""Stage check: certificates of the stored files, image by image, and of the set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+from tqdm import tqdm
+
+from ne_jax import bounds, data, release
+from ne_jax.errors import UserError
+from ne_jax.job import Job, load_named
+from ne_jax.models.registry import Model
+
+CERTIFICATES = "certificates.jsonl"
+SUMMARY = "check.json"
+_TAIL_T = 3.0  # each Laurent-Massart limit may fail with probability exp(-3) = 5 %
+
+
+class Pairs(NamedTuple):
+    """Stored images beside their clean pixels, both padded to the batch size; `kept` rows are real."""
+
+    names: list[str]
+    indices: Int[np.ndarray, " kept"]
+    clean: UInt8[np.ndarray, "batch height width channels"]
+    stored: Float32[np.ndarray, "batch height width channels"]
+    kept: int
+
+
+def pairs(job: Job, release_format: str, limit: int = 0) -> Iterator[Pairs]:
+    """The release, read from its files, with the source's clean pixels, in padded batches; the first `limit` images (0: all)."""
+    place = {name: index for index, name in enumerate(job.source.names)}
+    size, seen = job.config.batch_size, 0
+    for names, stored in release.read_release(job.release_dir(release_format), size):
+        names = names[: limit - seen] if limit else names
+        strangers = [name for name in names if name not in place]
+        if strangers:
+            raise UserError(
+                f"the release holds {strangers[0]}, which the data source no longer has; restore the source"
+            )
+        kept, indices = len(names), np.array([place[name] for name in names])
+        padded = np.zeros((size, *stored.shape[1:]), np.float32)
+        padded[:kept] = stored[:kept]
+        yield Pairs(names, indices, _clean(job, indices), padded, kept)
+        seen += kept
+        if limit and seen >= limit:
+            return
+
+
+def _clean(job: Job, indices: Int[np.ndarray, " kept"]) -> UInt8[np.ndarray, "batch height width channels"]:
+    """Clean pixels of images that the release holds, padded. Raises UserError if one can no longer be read."""
+
+    def broken(_: int, why: str) -> None:
+        raise UserError(f"the source changed after the release was made: {why}; restore it")
+
+    return next(
+        data.batches(job.source, job.authorized.preprocess, job.config.batch_size, indices.tolist(), broken)
+    ).pixels
+
+
+def run(job: Job) -> dict:
+    """Certify every release; writes certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
+    readers = [load_named(job.config, name) for name in job.config.readers]
+    readers = [reader for reader in readers if bounds.same_patches(reader.first_layer, job.space)]
+    lines: list[str] = []
+    summary = {}
+    for name in job.config.release.formats:
+        rows, energies = _certify_release(job, name, readers)
+        lines += [json.dumps({"release_format": name, **row}) for row in rows]
+        summary[name] = _summary(rows) | {"deviation": _deviation(job, rows, energies, readers)}
+        manifest = release.read_manifest(job.release_dir(name))
+        release.write_json(job.release_dir(name) / release.MANIFEST, manifest | {"certificate": _public(summary[name])})
+    release.write_atomic(job.workdir / CERTIFICATES, "\n".join(lines) + "\n")
+    release.write_json(job.workdir / SUMMARY, summary)
+    return summary
+
+
+def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """One row an image, and for each reader the energy of the change at its first layer."""
+    rows: list[dict] = []
+    energies: dict[str, list[np.ndarray]] = {reader.name: [] for reader in readers}
+    with tqdm(total=len(job.source.names), desc=f"check {release_format}", unit="image") as bar:
+        for pair in pairs(job, release_format):
+            certificate = bounds.certify(job.authorized.first_layer, job.space, pair.clean, pair.stored)
+            prediction = bounds.compare_logits(job.authorized.apply(pair.clean), job.authorized.apply(pair.stored))
+            columns = {**certificate._asdict(), **prediction._asdict()}
+            columns = {key: np.asarray(value)[: pair.kept].tolist() for key, value in columns.items()}
+            rows += [
+                {"image": name, **dict(zip(columns, values, strict=True))}
+                for name, values in zip(pair.names, zip(*columns.values(), strict=True), strict=True)
+            ]
+            delta = pair.stored - pair.clean.astype(np.float32) / 255
+            for reader in readers:
+                energies[reader.name].append(np.asarray(bounds.noise_energy(reader.first_layer, delta))[: pair.kept])
+            bar.update(pair.kept)
+    return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
+
+
+def _summary(rows: list[dict]) -> dict:
+    column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    n, failures = len(rows), int((~column["kept"]).sum())
+    expected = float(np.median(column["expected_gap"]))
+    return {
+        "n": n,
+        "bound_holds": int(column["holds"].sum()),
+        "prediction_kept": n - failures,
+        "prediction_lost_at_most": bounds.failure_upper_bound(failures, n),
+        "psnr_db_median": float(np.median(column["psnr_db"])),
+        "feature_gap_median": float(np.median(column["feature_gap"])),
+        "feature_gap_expected": expected,
+        "relative_gap_median": float(np.median(column["relative_gap"])),
+        "relative_gap_max": float(column["relative_gap"].max()),
+        "bound_median": float(np.median(column["bound"])),
+        "margin_min": float(column["margin"].min()),
+        "logit_gap_median": float(np.median(column["logit_gap"])),
+        "logit_gap_max": float(column["logit_gap"].max()),
+    }
+
+
+def _public(summary: dict) -> dict:
+    """What of the summary stands in the public manifest."""
+    return {key: value for key, value in summary.items() if key not in ("deviation", "margin_min")}
+
+
+def _deviation(job: Job, rows: list[dict], energies: dict[str, np.ndarray], readers: list[Model]) -> dict:
+    """For each reader with the same patches: measured energy against P s^2 trace(V_N^T G V_N) and its tails, image by image."""
+    norms = np.array([row["delta_norm"] for row in rows])
+    coordinates = job.space.num_patches * job.space.num_directions
+    own = job.spectrum.singular_values
+    found = {}
+    for reader in readers:
+        unit = bounds.reader_deviation(reader.first_layer, job.space, 1.0, _TAIL_T)
+        ratio = energies[reader.name] / (norms**2 / coordinates)  # energy for noise of unit standard deviation
+        values = np.pad(np.linalg.svd(np.asarray(reader.first_layer.matrix), compute_uv=False), (0, len(own)))[
+            : len(own)
+        ]
+        found[reader.name] = {
+            "measured_over_predicted": float(ratio.mean() / unit.mean),
+            "relative_gain": float(unit.relative_gain),
+            "below_lower_limit": float(np.mean(ratio < unit.lower)),
+            "above_upper_limit": float(np.mean(ratio > unit.upper)),
+            "limit_allows": float(np.exp(-_TAIL_T)),
+            "spectral_gap_not_sufficient": float(bounds.spectral_gap(own, values)),
+        }
+    return found

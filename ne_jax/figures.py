@@ -1,0 +1,99 @@
+"""The report's pictures. Each function writes one PNG file."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+
+# Okabe and Ito's palette: told apart with any colour vision.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def pictures(
+    path: pathlib.Path, columns: dict[str, Float[np.ndarray, "n height width channels"]], captions: Sequence[str]
+) -> None:
+    """One row an image, one titled column a view; shown clipped to [0, 1]. `captions` name the rows."""
+    rows = len(captions)
+    figure, axes = plt.subplots(rows, len(columns), figsize=(1.9 * len(columns), 1.75 * rows), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        for row in range(rows):
+            axis, image = axes[row, column], np.clip(images[row], 0, 1)
+            axis.imshow(
+                image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+            )
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+            if column == 0:
+                axis.set_ylabel(captions[row], fontsize=8)
+    _save(figure, path)
+
+
+def spectrum(path: pathlib.Path, relative: Float[np.ndarray, " d"], kept: int, rank: int) -> None:
+    """sigma_i / sigma_1 against i, with the cut after `kept` sensitive directions; exact zeros (from `rank` on) at the floor."""
+    with plt.rc_context(_STYLE):
+        figure, axis = plt.subplots(figsize=(6.4, 3.4))
+        floor = 10 ** (np.floor(np.log10(relative[:rank].min())) - 1)
+        axis.semilogy(np.arange(1, rank + 1), relative[:rank], color=_COLOURS[0], label="singular values")
+        if rank < len(relative):
+            axis.semilogy(
+                [rank + 1, len(relative)], [floor, floor], color=_COLOURS[1], label="exactly zero (drawn at the floor)"
+            )
+        axis.axvspan(
+            kept + 0.5,
+            len(relative),
+            color=_COLOURS[1],
+            alpha=0.12,
+            label=f"recoded: {len(relative) - kept} directions",
+        )
+        axis.axvline(kept + 0.5, color=_COLOURS[6], linestyle="--", linewidth=1)
+        axis.set(xlabel="direction of a patch, i", ylabel=r"$\sigma_i / \sigma_1$", xlim=(1, len(relative)))
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.3))
+        _save(figure, path)
+
+
+def curve(path: pathlib.Path, records: Sequence[dict]) -> None:
+    """Value against realised PSNR, a panel for each release format; NE solid, isotropic control of the same PSNR dotted; bars are
+    95 % intervals."""
+    formats = list(dict.fromkeys(row["release_format"] for row in records))
+    readers = list(dict.fromkeys(row["reader"] for row in records))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(formats), figsize=(5.2 * len(formats), 3.8), squeeze=False, sharey=True)
+        for axis, name in zip(axes[0], formats, strict=True):
+            for colour, reader in zip(_COLOURS * 3, readers, strict=False):
+                for condition, line in (("ne", "-o"), ("gaussian", ":")):
+                    rows = [
+                        r
+                        for r in records
+                        if (r["release_format"], r["reader"], r["condition"]) == (name, reader, condition)
+                    ]
+                    rows.sort(key=lambda row: row["psnr_db"])
+                    psnr, value = [row["psnr_db"] for row in rows], np.array([row["value"] for row in rows])
+                    if condition == "ne":
+                        low, high = np.array([row["ci95"] for row in rows]).T
+                        axis.errorbar(
+                            psnr, value, np.abs([value - low, high - value]), fmt="none", ecolor=colour, alpha=0.4
+                        )
+                    label = reader if condition == "ne" else None
+                    axis.plot(psnr, value, line, color=colour, markersize=4, linewidth=1.4, label=label)
+            axis.set(title=f"{name} (n = {records[0]['n']})", xlabel="realised PSNR, dB (left: stronger)", ylim=(0, 1))
+        axes[0, 0].set_ylabel(" / ".join(sorted({row["metric"] for row in records})))
+        axes[0, -1].plot([], [], ":", color="gray", label="isotropic noise, same PSNR")
+        axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _save(figure, path)

@@ -1,0 +1,110 @@
+"""Stage inspect: the first layer's spectrum, and what a release for this model would cost and stop, on a sample of the images."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from ne_jax import bounds, release
+from ne_jax.encode import realised_psnr_db, recode_job
+from ne_jax.evaluate import control, predict
+from ne_jax.job import Job, load_named
+from ne_jax.noise_keys import noise_keys
+from ne_jax.pixels import to_float
+from ne_jax.subspace import strongest_psnr_db
+
+INSPECTION = "inspect.json"
+_THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_GAP = 0.01  # relative feature gap for which the largest safe strength is told
+
+
+def run(job: Job) -> dict:
+    """Write inspect.json and return it."""
+    clean = job.sample_pixels()
+    keys = noise_keys(job.secret(), clean)
+    readers = [load_named(job.config, name) for name in job.config.readers]
+    sigma = np.asarray(job.spectrum.singular_values, np.float64)
+    null = int(np.sum(sigma <= len(sigma) * np.finfo(np.float32).eps * sigma[0]))
+    allowed = strongest_psnr_db(job.space, _GAP, job.feature_norm)
+    found = {
+        "authorized": job.authorized.name,
+        "architecture": job.authorized.architecture,
+        "checkpoint_sha256": job.authorized.sha256,
+        "image_shape": list(job.authorized.preprocess.image_shape),
+        "window": list(job.space.window),
+        "patch_numbers": len(sigma),
+        "outputs": int(job.authorized.first_layer.kernel.shape[-1]),
+        "exact_null_directions": null,
+        "directions_by_threshold": {f"{tau:g}": int(np.sum(sigma <= tau * sigma[0])) for tau in _THRESHOLDS},
+        "rule": job.config.subspace.rule,
+        "threshold": job.config.subspace.value,
+        "directions": job.space.num_directions,
+        "largest_relative_sigma": float(job.space.singular_values[0] / job.space.sigma_1),
+        "image_energy_in_subspace": _energy_share(job, clean),
+        "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
+        "sample": len(clean),
+        "singular_values": sigma.tolist(),
+        "formats": {name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
+    }
+    release.write_json(job.workdir / INSPECTION, found)
+    return found
+
+
+def _energy_share(job: Job, clean: np.ndarray) -> float:
+    """Share of the images' energy around the model's mean pixel that lies in the subspace: what `replace` would remove."""
+    centred = to_float(clean) - job.authorized.first_layer.mean
+    inside = jax.vmap(job.space.project)(centred)
+    return float((inside**2).sum() / (centred**2).sum())
+
+
+def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers) -> dict:
+    """Strength that a format reaches on the sample, and for each reader the noise at its first layer and the agreement it keeps."""
+    stored = to_float(recode_job(job, release_format, keys, clean, job.config.recode.psnr_db))
+    psnr = realised_psnr_db(clean, stored)
+    images = to_float(clean)
+    noisy = control(keys, np.asarray(images), psnr, release_format)
+    rows = {}
+    for reader in readers:
+        row = {}
+        if reader.preprocess.image_shape == images.shape[1:]:
+            layer = reader.first_layer
+            energy = bounds.noise_energy(layer, stored - images).mean()
+            row["noise_to_signal"] = float(np.sqrt(energy / bounds.noise_energy(layer, images - layer.mean).mean()))
+            row["gain_over_isotropic"] = float(energy / bounds.noise_energy(layer, noisy - images).mean())
+        row["agreement"] = float(np.mean(predict(reader, np.asarray(stored)) == predict(reader, np.asarray(images))))
+        rows[reader.name] = row
+    return {
+        "design": job.design(release_format),
+        "psnr_db_asked": job.config.recode.psnr_db,
+        "psnr_db_median": float(np.median(psnr)),
+        "psnr_db_strongest": float(psnr.min()),
+        "psnr_db_weakest": float(psnr.max()),
+        "readers": rows,
+    }
+
+
+def describe(found: dict) -> str:
+    """The inspection as a few lines of text."""
+    low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
+    lines = [
+        f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of a patch are "
+        f"exactly null, {low} are below the cut (largest sigma / sigma_1 there: {found['largest_relative_sigma']:.2g}).",
+        f"They hold {found['image_energy_in_subspace']:.1%} of the images' energy.",
+    ]
+    if null == 0:
+        lines.append("No direction is exactly null: the authorized model sees a little of every change.")
+    for name, entry in found["formats"].items():
+        lines.append(
+            f"{name} ({entry['design']}): {entry['psnr_db_median']:.1f} dB median on {found['sample']} images "
+            f"(asked {entry['psnr_db_asked']:g})"
+        )
+        for reader, row in entry["readers"].items():
+            seen = ""
+            if "noise_to_signal" in row:
+                seen = f"noise / signal at its first layer {row['noise_to_signal']:.3g} ({row['gain_over_isotropic']:.2g} of isotropic), "
+            lines.append(f"  {reader}: {seen}agreement {row['agreement']:.0%}")
+    lines.append(
+        f"Whoever has the first layer of {found['authorized']} can compute this subspace and project it away. If the checkpoint is "
+        "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,266 @@
+"""Stage report: what was measured, as report.md and as report.html that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.metadata
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import markdown
+import numpy as np
+
+from ne_jax import attacks, figures, release
+from ne_jax.check import CERTIFICATES, SUMMARY, pairs
+from ne_jax.config import leaves
+from ne_jax.errors import UserError
+from ne_jax.evaluate import ATTACKS, CONDITIONS, CURVE, RESULTS
+from ne_jax.inspection import INSPECTION
+from ne_jax.job import Job
+from ne_jax.tables import METRICS, NAMES, formats, percent, result_table, table
+
+_NEWLINE = "\n"
+_STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
+img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
+pre { background: var(--soft); padding: .7rem; overflow-x: auto; }
+@media print { body { max-width: none; } }
+"""
+
+
+def _load(job: Job, name: str, stage: str) -> str:
+    path = job.workdir / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run --stage={stage} first")
+    return path.read_text()
+
+
+def run(job: Job) -> pathlib.Path:
+    """Write the pictures, report.md and report.html; returns the path of the latter."""
+    inspected = json.loads(_load(job, INSPECTION, "inspect"))
+    summary = json.loads(_load(job, SUMMARY, "check"))
+    records = [json.loads(line) for line in _load(job, RESULTS, "evaluate").splitlines()]
+    curve = [json.loads(line) for line in _load(job, CURVE, "evaluate").splitlines()]
+    folder = job.workdir / "figures"
+    _pictures(job, folder / "pictures.png")
+    sigma = np.array(inspected["singular_values"])
+    rank = len(sigma) - inspected["exact_null_directions"]
+    figures.spectrum(folder / "spectrum.png", sigma / sigma[0], len(sigma) - inspected["directions"], rank)
+    if curve:
+        figures.curve(folder / "curve.png", curve)
+    text = "\n".join(
+        [
+            _headline(job, records, summary),
+            _readers(records),
+            _show(job),
+            _certificates(summary),
+            _spectrum(inspected),
+            _curve_section(curve),
+            _limits(job, records),
+            _reproduce(job),
+        ]
+    )
+    release.write_atomic(job.workdir / "report.md", text)
+    release.write_atomic(job.workdir / "report.html", _to_html(text, job.workdir))
+    return job.workdir / "report.html"
+
+
+def _pictures(job: Job, path: pathlib.Path) -> None:
+    """clean | NE of each format | what the authorized model effectively sees of the last one."""
+    columns: dict[str, np.ndarray] = {}
+    for name in job.config.release.formats:
+        pair = next(pairs(job, name, limit=job.config.report.pictures))
+        columns.setdefault("clean", pair.clean[: pair.kept] / 255)
+        columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
+    seen = attacks.remove_subspace(pair.stored[: pair.kept], job.space)
+    columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
+    figures.pictures(path, columns, [name.rsplit("/", 1)[-1] for name in pair.names])
+
+
+def _metric(records: list[dict]) -> str:
+    """What the headline counts: accuracy where there are labels."""
+    return "accuracy" if any(row["metric"] == "accuracy" for row in records) else "agreement"
+
+
+def _headline(job: Job, records: list[dict], summary: dict) -> str:
+    name, metric, lines = job.authorized.name, _metric(records), []
+    for release_format, found in summary.items():
+        key = (release_format, "ne", metric)
+        rows = [row for row in records if (row["release_format"], row["condition"], row["metric"]) == key]
+        others = ", ".join(f"{row['reader']} {row['value']:.1%}" for row in rows if row["reader"] != name)
+        lines.append(
+            f"- **{release_format}** at {found['psnr_db_median']:.1f} dB: {name} keeps its prediction on "
+            f"{found['prediction_kept']:,} of {found['n']:,} stored images; {metric} of other readers of the same files: {others}."
+        )
+    return f"# Non-transferable examples for {name}\n\n" + "\n".join(lines) + "\n"
+
+
+def _readers(records: list[dict]) -> str:
+    tables = [result_table(records, name, CONDITIONS, metric) for name in formats(records) for metric in METRICS]
+    return f"""## Who can read the files
+
+Every reader is given the same stored files. Brackets: 95 % Wilson interval. The control is white noise of each image's own
+PSNR, in the same number format: what the noise would do without the subspace. Agreement: share of images on which a reader
+says what it says of the clean image.
+
+{_NEWLINE.join(table for table in tables if table)}"""
+
+
+def _show(job: Job) -> str:
+    alt = (
+        "Rows: images. Columns: clean, the stored non-transferable example of each format, and its projection on the "
+        f"directions that {job.authorized.name} can see"
+    )
+    return f"""## Pictures
+
+![{alt}](figures/pictures.png)
+
+float32 NEs leave [0, 1] and are shown clipped. The last column is the NE without the low-sensitivity subspace: all that the
+authorized model's first layer reacts to.
+"""
+
+
+def _certificates(summary: dict) -> str:
+    head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "gap", "bound", "gap / response"]
+    rows = [
+        [
+            name,
+            f"{found['bound_holds']:,} of {found['n']:,}",
+            f"{found['prediction_kept']:,} of {found['n']:,}",
+            f"{found['prediction_lost_at_most']:.2%}",
+            f"{found['feature_gap_median']:.3g}",
+            f"{found['bound_median']:.3g}",
+            f"{found['relative_gap_median']:.2g}",
+        ]
+        for name, found in summary.items()
+    ]
+    return f"""## Certificates
+
+Measured on every stored file; one line an image in {CERTIFICATES}. Gap: norm of the change of the first layer's output; bound:
+proved from the subspace, the rounding of the format and of float32 (medians). Predictions are kept by execution of the
+authorized model; the 95 % bound is Clopper and Pearson's, one-sided.
+
+{table(head, rows)}
+{_deviations(summary)}"""
+
+
+def _deviations(summary: dict) -> str:
+    head = [
+        "release",
+        "reader",
+        "measured / predicted",
+        "below limit",
+        "above limit",
+        "gain over isotropic",
+        "spectral gap",
+    ]
+    rows = [
+        [
+            name,
+            reader,
+            f"{entry['measured_over_predicted']:.3f}",
+            f"{entry['below_lower_limit']:.2%}",
+            f"{entry['above_upper_limit']:.2%}",
+            f"{entry['relative_gain']:.3g}",
+            f"{entry['spectral_gap_not_sufficient']:.3g}",
+        ]
+        for name, found in summary.items()
+        for reader, entry in found["deviation"].items()
+    ]
+    if not rows:
+        return ""
+    return f"""Energy of the change at the first layer of readers with the same patches, against the prediction for Gaussian
+noise (exact for `gaussian`, only a guide for `boxed`); each limit may fail for 5 % of images. The spectral gap
+(Hoffman-Wielandt) is printed for comparison with the paper and is not sufficient: it is blind to directions.
+
+{table(head, rows)}"""
+
+
+def _spectrum(inspected: dict) -> str:
+    return f"""## Spectrum
+
+![Singular values of the authorized model's first layer, relative to the largest, and the cut](figures/spectrum.png)
+
+{inspected["directions"]} of {inspected["patch_numbers"]} directions of a patch are recoded
+({inspected["exact_null_directions"]} exactly null); they hold {inspected["image_energy_in_subspace"]:.1%} of the images' energy.
+"""
+
+
+def _curve_section(curve: list[dict]) -> str:
+    if not curve:
+        return ""
+    return f"""## Strength
+
+![Accuracy against PSNR for every reader, NE and isotropic control](figures/curve.png)
+
+First {curve[0]["n"]:,} images, encoded anew at each strength in the release's number format (not stored). Solid: NE. Dotted:
+isotropic noise of the same PSNR. A strength that does not fit into [0, 1] appears where it landed.
+"""
+
+
+def _limits(job: Job, records: list[dict]) -> str:
+    name, metric = job.authorized.name, _metric(records)
+    others = [
+        row for row in records if row["condition"] in ATTACKS and row["metric"] == metric and row["reader"] != name
+    ]
+    worst = max(others, key=lambda row: row["value"], default=None)
+    attack = worst and NAMES[worst["condition"]].removeprefix("NE after ")
+    told = f"Worst row measured here: {worst['reader']} has {percent(worst)} {metric} on {worst['release_format']} after {attack}."
+    tables = "\n".join(result_table(records, fmt, ("ne", *ATTACKS), metric) for fmt in formats(records))
+    return f"""## What this does not stop
+
+{told if worst else "No other reader was measured."}
+
+{tables}
+- Whoever has the first layer of {name} can project the noise away (tier 4). If the checkpoint is public, that is everybody.
+- Models tuned from the authorized one, and models with a similar first layer, can read the files.
+- Known pairs of clean and recoded images, or many recoded images, give the subspace away (not measured here).
+- Who has labels can train on the files. People can recognise weakly recoded pictures.
+- A resize, crop or JPEG of the files can break them for the authorized model too.
+
+This is a limit on use by other models, as measured above, on the date and files named below: no encryption, no privacy.
+"""
+
+
+def _reproduce(job: Job) -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ne_jax", "jax", "flax", "numpy"))
+    manifest = release.read_manifest(job.release_dir(job.config.release.formats[0]))
+    settings = "\n".join(f"{name} = {value}" for name, value in leaves(job.config).items())
+    return f"""## How to reproduce
+
+- Made {manifest["created"]}; {versions}; Python {sys.version.split()[0]}; {jax.device_count()} {jax.devices()[0].platform} device(s);
+  first-layer products in float32 at highest precision.
+- Authorized checkpoint: {job.authorized.architecture}, SHA-256 `{job.authorized.sha256}`.
+- The noise comes from a secret of the owner: another secret gives other files, and figures within the intervals.
+- Records: {RESULTS}, {CERTIFICATES}, {SUMMARY}, {CURVE}, {INSPECTION}. Command:
+  `python -m ne_jax.main --config=CONFIG --workdir=DIR --stage=all` with the config
+
+```
+{settings}
+```
+"""
+
+
+def _to_html(text: str, workdir: pathlib.Path) -> str:
+    """One page with its pictures inside, no script, nothing fetched."""
+
+    def inline(match: re.Match) -> str:
+        data = base64.b64encode((workdir / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="(figures/[^"]+)"', inline, markdown.markdown(text, extensions=["tables", "fenced_code"]))
+    title = html.escape(text.splitlines()[0].removeprefix("# "))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{_STYLE}</style></head><body>
+{body}
+</body></html>
+"""

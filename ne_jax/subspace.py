@@ -1,0 +1,146 @@
+"""Which directions are low-sensitivity: four rules, and the subspace that they choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ne_jax.errors import UserError
+from ne_jax.first_layer import HIGHEST
+from ne_jax.patches import fold, grid, unfold
+from ne_jax.spectrum import Spectrum
+
+Rule = Literal["relative", "count", "energy", "utility"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["basis", "complement", "singular_values", "sigma_1"],
+    meta_fields=["window", "image_shape"],
+)
+@dataclasses.dataclass(frozen=True)
+class Subspace:
+    """The low-sensitivity subspace V_N of every patch of an image.
+
+    basis: V_N, orthonormal columns; k = basis.shape[1] of d directions.
+    complement: V_S, the other r = d - k right singular vectors: the sensitive directions.
+    singular_values: the layer's sigma_i for each column of V_N, descending. Low, not null: read them.
+    sigma_1: the layer's largest singular value.
+    window: (kh, kw, C); image_shape: (H, W, C), both static.
+    """
+
+    basis: Float[Array, "d k"]
+    complement: Float[Array, "d r"]
+    singular_values: Float[Array, " k"]
+    sigma_1: Float[Array, ""]
+    window: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_directions(self) -> int:
+        """k, of each patch."""
+        return self.basis.shape[1]
+
+    @property
+    def num_patches(self) -> int:
+        """Whole patches of an image."""
+        rows, columns = grid(self.image_shape, self.window)
+        return rows * columns
+
+    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        """The part of `delta` in the subspace; zero where a pixel belongs to no patch. By the smaller of V_N and V_S."""
+        patches = unfold(delta, self.window)
+        keeps = self.basis.shape[1] <= self.complement.shape[1]
+        side = self.basis if keeps else self.complement
+        part = jnp.matmul(jnp.matmul(patches, side, precision=HIGHEST), side.T, precision=HIGHEST)
+        return fold(part if keeps else patches - part, self.window, delta.shape)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+        """Fresh Gaussian noise for every patch: standard normal coordinates in the subspace."""
+        coordinates = jax.random.normal(key, (self.num_patches, self.num_directions))
+        return fold(jnp.matmul(coordinates, self.basis.T, precision=HIGHEST), self.window, self.image_shape)
+
+
+def low_sensitivity(
+    spectrum: Spectrum,
+    rule: Rule,
+    value: float,
+    *,
+    psnr_db: float | None = None,
+    feature_norm: float | None = None,
+) -> Subspace:
+    """The low-sensitivity subspace that `rule` chooses.
+
+    relative: sigma_i <= value * sigma_1, value in [0, 1). Rounding error of the SVD counts as zero.
+    count: the `value` directions of smallest sigma. The only rule with a static size, hence usable inside jit.
+    energy: the most directions that hold at most the share `value` in [0, 1) of sum sigma_i^2.
+    utility: the most directions for which the utility bound (T1) sigma_max(V_N) * norm(delta) of a change at `psnr_db` (dB)
+        is at most `value` times `feature_norm`, the usual norm of the layer's response to an image. `strongest_psnr_db`
+        then gives the strength up to which the bound stays below the gap.
+
+    Raises UserError for a value out of range, and when no direction or every direction would be chosen.
+    """
+    dimension = spectrum.singular_values.shape[0]
+    if rule == "count":
+        count = int(value)
+        if not 0 < count < dimension or count != value:
+            raise UserError(
+                f"count {value} is not a whole number from 1 to {dimension - 1} (a patch has {dimension} directions)"
+            )
+    else:
+        if rule not in ("relative", "energy", "utility"):
+            raise UserError(f'rule "{rule}" is unknown; choose relative, count, energy or utility')
+        if not 0 <= value < 1:
+            raise UserError(f"{rule} threshold {value} is not in [0, 1)")
+        count = _count(spectrum, rule, value, psnr_db, feature_norm)
+    first = dimension - count
+    values, vectors = spectrum.singular_values, spectrum.vectors
+    return Subspace(
+        vectors[:, first:], vectors[:, :first], values[first:], values[0], spectrum.window, spectrum.image_shape
+    )
+
+
+def _count(spectrum: Spectrum, rule: str, value: float, psnr_db: float | None, feature_norm: float | None) -> int:
+    """How many of the last directions a value-dependent rule takes. On the host."""
+    sigma = np.asarray(spectrum.singular_values, np.float64)
+    rounding = len(sigma) * np.finfo(np.float32).eps * sigma[0]
+    if rule == "energy":
+        held = np.cumsum(np.where(sigma <= rounding, 0, sigma)[::-1] ** 2)
+        count = int(np.sum(held <= value * held[-1]))
+    else:
+        limit = value * sigma[0]
+        if rule == "utility":
+            if psnr_db is None or feature_norm is None:
+                raise UserError("the utility rule needs psnr_db and feature_norm")
+            limit = value * feature_norm / delta_norm(psnr_db, spectrum.image_shape)
+        count = int(np.sum(sigma <= max(limit, rounding)))
+    if count == 0:
+        raise UserError(
+            f"no low-sensitivity direction under rule {rule} with {value:g}: the smallest sigma / sigma_1 of this layer is "
+            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, or choose another model"
+        )
+    if count == len(sigma):
+        raise UserError(
+            f"rule {rule} with {value:g} takes all {count} directions, and the image with them; lower the threshold"
+        )
+    return count
+
+
+def delta_norm(psnr_db: float, image_shape: tuple[int, ...]) -> float:
+    """Norm of a change of an image of that shape at that PSNR, in pixel units."""
+    return float(np.sqrt(np.prod(image_shape)) * 10 ** (-psnr_db / 20))
+
+
+def strongest_psnr_db(space: Subspace, gap: float, feature_norm: float) -> float:
+    """The PSNR (dB) at which the utility bound (T1) reaches `gap` times `feature_norm`; weaker is higher. -inf when the
+    subspace is exactly null to float32, so that any strength does."""
+    sigma = float(space.singular_values[0])
+    if sigma <= space.basis.shape[0] * np.finfo(np.float32).eps * float(space.sigma_1):
+        return -np.inf
+    return float(20 * np.log10(sigma * np.sqrt(np.prod(space.image_shape)) / (gap * feature_norm)))

@@ -1,0 +1,108 @@
+"""The command: a whole run, and a person's mistakes told in one line."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = ["--config.data.limit=12", "--config.batch_size=5", "--config.evaluate.curve_images=5"]
+
+
+def run(workdir, *arguments, config="configs/quickstart.py"):
+    command = [sys.executable, "-m", "ne_jax.main", f"--config={config}", f"--workdir={workdir}", *arguments]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    return workdir, run(workdir, *SMALL)
+
+
+def test_all_stages_from_the_command_line(finished):
+    """The documented command ends well, prints the table, and leaves every documented file."""
+    workdir, done = finished
+    assert done.returncode == 0, done.stderr
+    assert "**vit_a** (authorized)" in done.stdout and f"report: {workdir}/report.html" in done.stdout
+    names = ("config.json", "inspect.json", "certificates.jsonl", "results.jsonl", "report.md", "report.html")
+    assert all((workdir / name).is_file() for name in names)
+    assert (workdir / "releases" / "png8" / "images" / "test" / "00011.png").is_file()
+    assert "image/s" in done.stderr and "<" in done.stderr  # progress with an ETA
+
+
+def test_a_stage_can_be_run_alone_and_again(finished):
+    """Each stage reads what the former wrote."""
+    workdir, _ = finished
+    for stage in ("inspect", "encode", "check", "evaluate", "report"):
+        done = run(workdir, *SMALL, f"--stage={stage}")
+        assert done.returncode == 0, done.stderr
+
+
+MISTAKES = {
+    "unknown config": ([], "configs/nothing.py", "configs/nothing.py"),
+    "unknown leaf": (["--config.recode.psnr=3"], None, "psnr"),
+    "wrong type": (["--config.recode.psnr_db=loud"], None, "psnr_db"),
+    "another config": (["--config.recode.psnr_db=3"], None, "recode.psnr_db: was 0.0, is 3.0"),
+    "unknown stage": (["--stage=decode"], None, "decode"),
+    "unknown authorized": (["--config.authorized=vit_z"], None, "authorized: was vit_a, is vit_z"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_no_traceback(finished, mistake):
+    """Exit status 2 and one line that names the thing."""
+    arguments, config, part = MISTAKES[mistake]
+    done = run(finished[0], *SMALL, *arguments, config=config or "configs/quickstart.py")
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and part in told[0] and "Traceback" not in done.stderr
+
+
+NEW_WORKDIR_MISTAKES = {
+    "overlapping windows": (["--config.authorized=resnet_a"], "only layers whose windows do not overlap"),
+    "strength out of reach": (
+        ["--config.recode.fit=False"],
+        "cannot be reached inside [0, 1]: the strongest that fits",
+    ),
+    "no direction": (["--config.subspace.rule=count", "--config.subspace.value=0.0"], "count 0"),
+    "no such folder": (
+        ["--config.data.kind=folder", "--config.data.path=/no/such"],
+        'data.path "/no/such": no such folder',
+    ),
+    "unknown format": (["--config.release.formats=('jpeg',)"], "release.formats is ['jpeg']"),
+}
+
+
+@pytest.mark.parametrize("mistake", NEW_WORKDIR_MISTAKES)
+def test_a_mistake_in_a_new_workdir(tmp_path, mistake):
+    """The same for mistakes that the config check, the model or the data find."""
+    arguments, part = NEW_WORKDIR_MISTAKES[mistake]
+    done = run(tmp_path / "run", *SMALL, *arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and part in told[0]
+
+
+def test_strict_turns_skipped_images_into_a_failure(tmp_path):
+    """Exit 0 with a count of what was skipped; exit 1 under --strict; the good images are released either way."""
+    folder = tmp_path / "images with spaces"
+    folder.mkdir()
+    from PIL import Image
+
+    for index in range(3):
+        Image.new("L", (30, 30), 60 * index).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    arguments = ["--config.data.kind=folder", f"--config.data.path={folder}", "--stage=encode"]
+    done = run(tmp_path / "run", *SMALL, *arguments)
+    assert (
+        done.returncode == 0
+        and "1 of 4 images were skipped" in done.stderr
+        and str(folder / "broken.png") in done.stderr
+    )
+    assert run(tmp_path / "run", *SMALL, *arguments, "--strict").returncode == 1
+    assert json.loads((tmp_path / "run" / "releases" / "png8" / "manifest.json").read_text())["images"] == 3
