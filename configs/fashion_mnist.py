@@ -14,4 +14,5 @@ def get_config():
     config = default()
     config.recode.psnr_db = 0.0
     config.recode.fit = True
+    config.recode.replace = True  # vit_a's subspace holds most of an image's energy: left in, it could be read
     return config

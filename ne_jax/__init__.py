@@ -9,5 +9,14 @@ from ne_jax.subspace import Subspace, low_sensitivity, strongest_psnr_db
 
 __all__ = [
     "FirstLayer", "Spectrum", "Subspace", "UserError", "certify", "compare_logits", "failure_upper_bound", "isotropic",
-    "low_sensitivity", "reader_deviation", "recode", "spectral_gap", "spectrum", "strongest_psnr_db",
+    "load_model", "low_sensitivity", "reader_deviation", "recode", "spectral_gap", "spectrum", "strongest_psnr_db",
 ]  # fmt: skip
+
+
+def __getattr__(name: str):
+    """`load_model` on demand, so that the core alone never imports Flax."""
+    if name == "load_model":
+        from ne_jax.models.registry import load_model
+
+        return load_model
+    raise AttributeError(f"module ne_jax has no attribute {name}")

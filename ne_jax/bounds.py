@@ -87,7 +87,7 @@ def _certify(layer: FirstLayer, space: Subspace, images, recoded) -> Certificate
             rounding * size,
         )
         expected = jnp.sqrt(jnp.mean(space.singular_values**2)) * jnp.linalg.norm(inside)
-        relative = gap / jnp.linalg.norm(layer.response(image))
+        relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
         return Certificate(psnr_db(delta), size, gap, sum(terms), gap <= sum(terms), *terms, expected, relative)
 
     return jax.vmap(one)(images, recoded)

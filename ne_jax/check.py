@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 from tqdm import tqdm
@@ -69,8 +70,8 @@ def run(job: Job) -> dict:
     summary = {}
     for name in job.config.release.formats:
         rows, energies = _certify_release(job, name, readers)
-        lines += [json.dumps({"release_format": name, **row}) for row in rows]
-        summary[name] = _summary(rows) | {"deviation": _deviation(job, rows, energies, readers)}
+        lines += [json.dumps({"release_format": name, **_as_json(row)}, allow_nan=False) for row in rows]
+        summary[name] = _summary(rows) | {"deviation": _deviation(job, energies, readers)}
         manifest = release.read_manifest(job.release_dir(name))
         release.write_json(job.release_dir(name) / release.MANIFEST, manifest | {"certificate": _public(summary[name])})
     release.write_atomic(job.workdir / CERTIFICATES, "\n".join(lines) + "\n")
@@ -79,7 +80,7 @@ def run(job: Job) -> dict:
 
 
 def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """One row an image, and for each reader the energy of the change at its first layer."""
+    """One row an image, and for each reader the energy of each image's noise at its first layer, per noise variance."""
     rows: list[dict] = []
     energies: dict[str, list[np.ndarray]] = {reader.name: [] for reader in readers}
     with tqdm(total=len(job.source.names), desc=f"check {release_format}", unit="image") as bar:
@@ -92,11 +93,24 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
                 {"image": name, **dict(zip(columns, values, strict=True))}
                 for name, values in zip(pair.names, zip(*columns.values(), strict=True), strict=True)
             ]
-            delta = pair.stored - pair.clean.astype(np.float32) / 255
+            noise = _noise(job, pair)
+            variance = np.sum(noise**2, axis=(1, 2, 3)) / (job.space.num_patches * job.space.num_directions)
             for reader in readers:
-                energies[reader.name].append(np.asarray(bounds.noise_energy(reader.first_layer, delta))[: pair.kept])
+                energy = np.asarray(bounds.noise_energy(reader.first_layer, noise))
+                energies[reader.name].append((energy / np.maximum(variance, 1e-30))[: pair.kept])
             bar.update(pair.kept)
     return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
+
+
+def _as_json(row: dict) -> dict:
+    return {key: release.finite([value])[0] if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _noise(job: Job, pair: Pairs) -> Float32[np.ndarray, "batch height width channels"]:
+    """The change without the removal of the image's own part."""
+    clean = pair.clean.astype(np.float32) / 255
+    removed = np.asarray(jax.vmap(job.space.project)(clean)) if job.config.recode.replace else 0
+    return pair.stored - clean + removed
 
 
 def _summary(rows: list[dict]) -> dict:
@@ -108,7 +122,7 @@ def _summary(rows: list[dict]) -> dict:
         "bound_holds": int(column["holds"].sum()),
         "prediction_kept": n - failures,
         "prediction_lost_at_most": bounds.failure_upper_bound(failures, n),
-        "psnr_db_median": float(np.median(column["psnr_db"])),
+        "psnr_db_median": release.finite([np.median(column["psnr_db"])])[0],
         "feature_gap_median": float(np.median(column["feature_gap"])),
         "feature_gap_expected": expected,
         "relative_gap_median": float(np.median(column["relative_gap"])),
@@ -125,15 +139,13 @@ def _public(summary: dict) -> dict:
     return {key: value for key, value in summary.items() if key not in ("deviation", "margin_min")}
 
 
-def _deviation(job: Job, rows: list[dict], energies: dict[str, np.ndarray], readers: list[Model]) -> dict:
+def _deviation(job: Job, energies: dict[str, np.ndarray], readers: list[Model]) -> dict:
     """For each reader with the same patches: measured energy against P s^2 trace(V_N^T G V_N) and its tails, image by image."""
-    norms = np.array([row["delta_norm"] for row in rows])
-    coordinates = job.space.num_patches * job.space.num_directions
     own = job.spectrum.singular_values
     found = {}
     for reader in readers:
         unit = bounds.reader_deviation(reader.first_layer, job.space, 1.0, _TAIL_T)
-        ratio = energies[reader.name] / (norms**2 / coordinates)  # energy for noise of unit standard deviation
+        ratio = energies[reader.name]
         values = np.pad(np.linalg.svd(np.asarray(reader.first_layer.matrix), compute_uv=False), (0, len(own)))[
             : len(own)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -75,7 +76,8 @@ def open_folder(path: str, split: str = "") -> Source:
     files = sorted(file for file in relative if not any(part.startswith(".") for part in file.parts))
     classes = sorted({file.parts[0] for file in files})
     nested = all(len(file.parts) > 1 for file in files)
-    labels = np.array([classes.index(file.parts[0]) if nested else NO_LABEL for file in files], np.int32)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[file.parts[0]] if nested else NO_LABEL for file in files], np.int32)
 
     def read(index: int) -> Image.Image:
         return _read_image(root / files[index])
@@ -86,7 +88,9 @@ def open_folder(path: str, split: str = "") -> Source:
 def _unique_names(files: Sequence[pathlib.Path]) -> list[str]:
     """Paths without their endings, but with them where two files differ in nothing else."""
     stems = [file.with_suffix("").as_posix() for file in files]
-    return [file.as_posix() if stems.count(stem) > 1 else stem for file, stem in zip(files, stems, strict=True)]
+    times = collections.Counter(stems)
+    names = [file.as_posix() if times[stem] > 1 else stem for file, stem in zip(files, stems, strict=True)]
+    return names if len(set(names)) == len(names) else [file.as_posix() for file in files]
 
 
 def _read_image(path: pathlib.Path) -> Image.Image:

@@ -69,7 +69,7 @@ def recode_job(
     return release.to_stored(np.asarray(recoded), release_format)
 
 
-def realised_psnr_db(clean: np.ndarray, stored: np.ndarray) -> np.ndarray:
+def realised_psnr_db(clean: Array | np.ndarray, stored: Array | np.ndarray) -> np.ndarray:
     """PSNR in dB of each stored image (float32 or uint8) against its clean uint8 pixels."""
     return np.asarray(jax.vmap(psnr_db)(to_float(stored) - to_float(clean)))
 
@@ -151,7 +151,7 @@ def _encode_shard(job: Job, formats: list[str], shard: int, indices: range, secr
     for name in formats:
         images = np.concatenate([stored for stored, _ in rows[name]]) if names else None
         _write_shard(job, name, shard, names, images)
-        realised = np.concatenate([values for _, values in rows[name]]).tolist() if names else []
+        realised = release.finite(np.concatenate([values for _, values in rows[name]])) if names else []
         edge = (
             [float(np.mean((image <= 0) | (image >= (255 if name == "png8" else 1)))) for image in images]
             if names
@@ -174,7 +174,9 @@ def _write_shard(job: Job, release_format: str, shard: int, names: list[str], im
 
 def _manifest(job: Job, release_format: str, records: list[dict]) -> dict:
     """The public manifest: what a reader must keep and what was done, nothing that gives the noise away."""
-    realised = np.array([value for record in records for value in record["psnr_db"]])
+    realised = [value for record in records for value in record["psnr_db"]]
+    changed = [value for value in realised if value is not None]
+    spread = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
     preprocess, settings = job.authorized.preprocess, job.config.recode
     return {
         "ne_jax": importlib.metadata.version("ne_jax"),
@@ -189,15 +191,14 @@ def _manifest(job: Job, release_format: str, records: list[dict]) -> dict:
         "directions": job.space.num_directions,
         "patch_numbers": int(job.space.basis.shape[0]),
         "psnr_db_asked": settings.psnr_db,
-        "psnr_db_realised": dict(
-            zip(("min", "median", "max"), map(float, np.percentile(realised, (0, 50, 100))), strict=True)
-        ),
+        "psnr_db_realised": dict(zip(("min", "median", "max"), spread, strict=True)),
         "edge_share": float(np.mean([share for record in records for share in record["edge_share"]])),
         "image_shape": list(preprocess.image_shape),
         "geometry": "feed the stored pixels as they are: a resize or crop off the patch grid breaks the authorized model",
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "images": len(realised),
+        "left_unchanged": len(realised) - len(changed),
         "names": [name for record in records for name in record["names"]],
         "files": release.file_hashes(job.release_dir(release_format)),
     }

@@ -44,7 +44,7 @@ def record(
         "reader": reader,
         "condition": condition,
         "release_format": release_format,
-        "psnr_db": None if psnr is None else round(psnr, 3),
+        "psnr_db": None if psnr is None or not np.isfinite(psnr) else round(psnr, 3),
         "metric": metric,
         "value": good / n,
         "n": n,

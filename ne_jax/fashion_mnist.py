@@ -1,6 +1,7 @@
-"""Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747; MIT licence) in the four files as published.
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747; MIT licence) in the format of the four published files.
 
-The test set is shipped with this package. The training set is read from a folder that holds the published .gz files.
+The test set is shipped with this package, as Debian's dataset-fashion-mnist packs it. The training set is read from a folder that
+holds the published .gz files, or Debian's.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from ne_jax.subspace import strongest_psnr_db
 
 INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_LEAK = 0.1  # share of the images' energy in the subspace above which `replace` is worth a word
 _GAP = 0.01  # relative feature gap for which the largest safe strength is told
 
 
@@ -86,10 +87,11 @@ def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, read
 def describe(found: dict) -> str:
     """The inspection as a few lines of text."""
     low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
+    share = found["image_energy_in_subspace"]
     lines = [
         f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of a patch are "
         f"exactly null, {low} are below the cut (largest sigma / sigma_1 there: {found['largest_relative_sigma']:.2g}).",
-        f"They hold {found['image_energy_in_subspace']:.1%} of the images' energy.",
+        f"They hold {share:.1%} of the images' energy{'; recode.replace=True removes it' if share > _LEAK else ''}.",
     ]
     if null == 0:
         lines.append("No direction is exactly null: the authorized model sees a little of every change.")

@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ def write_atomic(path: pathlib.Path, data: bytes | str) -> None:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`value` as indented JSON, atomic. NaN and infinity are refused: they are no JSON."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def finite(values: Iterable[float]) -> list[float | None]:
+    """Numbers as JSON has them: None for NaN and infinity, such as the PSNR of an image that was left as it is."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def image_path(release: pathlib.Path, name: str) -> pathlib.Path:

@@ -177,7 +177,7 @@ def _deviations(summary: dict) -> str:
     ]
     if not rows:
         return ""
-    return f"""Energy of the change at the first layer of readers with the same patches, against the prediction for Gaussian
+    return f"""Energy of the noise at the first layer of readers with the same patches, against the prediction for Gaussian
 noise (exact for `gaussian`, only a guide for `boxed`); each limit may fail for 5 % of images. The spectral gap
 (Hoffman-Wielandt) is printed for comparison with the paper and is not sufficient: it is blind to directions.
 

@@ -47,6 +47,8 @@ def test_files_that_differ_in_their_ending_only_keep_it(tmp_path):
     """No two images share a name, so no release file overwrites another."""
     write_images(tmp_path, ["a.png", "a.jpg", "b.png"])
     assert data.open_source("folder", str(tmp_path)).names == ["a.jpg", "a.png", "b"]
+    write_images(tmp_path, ["a.jpg.png"])
+    assert data.open_source("folder", str(tmp_path)).names == ["a.jpg", "a.jpg.png", "a.png", "b.png"]
 
 
 def test_batches_have_one_shape_and_a_mask(tmp_path):

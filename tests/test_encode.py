@@ -160,6 +160,24 @@ def test_a_strength_that_does_not_fit_is_refused(tmp_path):
     assert abs(realised["min"] - 25) < 0.1 and abs(realised["max"] - 25) < 0.1
 
 
+def test_an_image_with_no_room_is_left_and_counted(tmp_path, monkeypatch):
+    """Where nothing fits into [0, 1] the PSNR is infinite: the run goes on, and every file it writes stays JSON."""
+    from ne_jax import check
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, level in enumerate((90, 140)):
+        Image.new("L", (30, 30), level).save(folder / f"{index}.png")
+    monkeypatch.setattr(
+        encode, "recode_job", lambda job, name, keys, pixels, db: release.to_stored(pixels / np.float32(255), name)
+    )
+    job = open_job(small_config(tmp_path, **{"data.kind": "folder", "data.path": str(folder)}), tmp_path / "run")
+    encode.run(job)
+    manifest = release.read_manifest(job.release_dir("png8"))
+    assert manifest["left_unchanged"] == 2 and manifest["psnr_db_realised"]["median"] is None
+    assert check.run(job)["png8"]["psnr_db_median"] is None
+
+
 def test_keys_come_from_secret_and_content():
     """The same image has the same key wherever it stands; another image or secret has another."""
     rng = np.random.default_rng(0)
