@@ -42,7 +42,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def finite(values: Iterable[float]) -> list[float | None]:
+def finite(values: Iterable) -> list[float | None]:
     """Numbers as JSON has them: None for NaN and infinity, such as the PSNR of an image that was left as it is."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
