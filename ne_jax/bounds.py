@@ -173,7 +173,7 @@ def _deviation(matrix, space: Subspace, noise_std, t) -> Deviation:
     return Deviation(scale * trace, scale * jnp.maximum(trace - spread, 0), scale * upper, gain)
 
 
-def spectral_gap(values: Float[Array, " d"], others: Float[Array, " d"]) -> Float[Array, ""]:
+def spectral_gap(values: Float[Array | np.ndarray, " d"], others: Float[Array | np.ndarray, " d"]) -> Float[Array, ""]:
     """Hoffman-Wielandt (Mirsky): sum (sigma_i(A) - sigma_i(B))^2 <= norm(A - B)_F^2, for the paper's table.
 
     Not sufficient: it compares spectra and is blind to directions. With equal spectra it is 0 and noise may still be large;
@@ -182,6 +182,6 @@ def spectral_gap(values: Float[Array, " d"], others: Float[Array, " d"]) -> Floa
     return jnp.sum(jnp.square(values - others))
 
 
-def noise_energy(layer: FirstLayer, delta: Float[Array, "n height width channels"]) -> Float[Array, " n"]:
+def noise_energy(layer: FirstLayer, delta: Float[Array | np.ndarray, "n height width channels"]) -> Float[Array, " n"]:
     """norm(T_u delta)^2 of each image, for any first layer."""
     return jnp.sum(jnp.square(layer.apply(delta)), axis=(1, 2, 3))

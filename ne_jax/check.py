@@ -64,7 +64,7 @@ def _clean(job: Job, indices: Int[np.ndarray, " kept"]) -> UInt8[np.ndarray, "ba
 
 def run(job: Job) -> dict:
     """Certify every release; writes certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
-    readers = [load_named(job.config, name) for name in job.config.readers]
+    readers = [load_named(job.config, name) for name in job.config.readers if name != job.authorized.name]
     readers = [reader for reader in readers if bounds.same_patches(reader.first_layer, job.space)]
     lines: list[str] = []
     summary = {}

@@ -60,12 +60,18 @@ def _encode_step(words, pixels, space: Subspace, psnr_db, design: Design, replac
 
 
 def recode_job(
-    job: Job, release_format: str, keys: Key[Array, " batch"], pixels: np.ndarray, strength_db: float
+    job: Job,
+    release_format: str,
+    keys: Key[Array, " batch"],
+    pixels: np.ndarray,
+    strength_db: float,
+    replace: bool | None = None,
 ) -> np.ndarray:
-    """The NEs of clean `pixels` as `release_format` stores them, at a strength that the caller chooses."""
+    """The NEs of clean `pixels` as `release_format` stores them, at a strength, and with a `replace`, that the caller chooses."""
     settings = job.config.recode
+    replace = settings.replace if replace is None else replace
     design = job.design(release_format)
-    recoded = encode_batch(keys, pixels, job.space, strength_db, design, settings.replace, settings.rounds)
+    recoded = encode_batch(keys, pixels, job.space, strength_db, design, replace, settings.rounds)
     return release.to_stored(np.asarray(recoded), release_format)
 
 

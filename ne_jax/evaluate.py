@@ -139,7 +139,8 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
 
 def _curve(job: Job, readers: list[Model]) -> list[dict]:
     """Strength against accuracy (agreement where there are no labels) on the first images of each release's source: encoded anew at
-    each strength in the release's number format, not written to disk. A strength that does not fit appears where it landed."""
+    each strength in the release's number format, by noise alone (no `replace`), not written to disk. A strength that does not
+    fit appears where it landed."""
     settings = job.config.evaluate
     records: list[dict] = []
     total = len(settings.curve_psnr_db) * len(job.config.release.formats)
@@ -158,7 +159,7 @@ def _curve_point(job: Job, release_format: str, readers: list[Model], batches, a
     realised: list[np.ndarray] = []
     for indices, clean, kept in batches:
         keys = noise_keys(secret, clean)
-        stored = recode_job(job, release_format, keys, clean, asked)
+        stored = recode_job(job, release_format, keys, clean, asked, replace=False)
         stored = stored.astype(np.float32) / 255 if stored.dtype == np.uint8 else stored
         psnr = realised_psnr_db(clean, stored)
         views = {"ne": stored, "gaussian": control(keys, clean.astype(np.float32) / 255, psnr, release_format)}

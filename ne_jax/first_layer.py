@@ -97,7 +97,9 @@ class FirstLayer:
         pixel_kernel = self.kernel / self.std[:, None]
         return pixel_kernel.reshape(-1, pixel_kernel.shape[-1]).T
 
-    def apply(self, delta: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch rows columns outputs"]:
+    def apply(
+        self, delta: Float[Array | np.ndarray, "*batch height width channels"]
+    ) -> Float[Array, "*batch rows columns outputs"]:
         """T delta, float32 products at highest precision. `delta` in pixel units."""
         batch = delta.reshape(-1, *delta.shape[-3:])
         out = jax.lax.conv_general_dilated(
@@ -113,6 +115,8 @@ class FirstLayer:
         transpose = jax.linear_transpose(self.apply, jax.ShapeDtypeStruct(image_shape, jnp.float32))
         return transpose(outputs)[0]
 
-    def response(self, image: Float[Array, "height width channels"]) -> Float[Array, "rows columns outputs"]:
+    def response(
+        self, image: Float[Array | np.ndarray, "height width channels"]
+    ) -> Float[Array, "rows columns outputs"]:
         """T (image - mean): the layer's output without its bias, what a change of outputs is compared with."""
         return self.apply(image - self.mean)

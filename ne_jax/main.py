@@ -45,9 +45,13 @@ def main(argv: list[str]) -> None:
     """Run the stages that --stage names."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]}; every option starts with --")
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    try:
+        config = _CONFIG.value
+    except OSError as error:  # ml_collections tells a config file that cannot be read here, the reason in the last line
+        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from error
+    if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
-    job = open_job(_CONFIG.value, pathlib.Path(_WORKDIR.value))
+    job = open_job(config, pathlib.Path(_WORKDIR.value))
     skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
         logging.error(

@@ -201,7 +201,8 @@ def _curve_section(curve: list[dict]) -> str:
 
 ![Accuracy against PSNR for every reader, NE and isotropic control](figures/curve.png)
 
-First {curve[0]["n"]:,} images, encoded anew at each strength in the release's number format (not stored). Solid: NE. Dotted:
+First {curve[0]["n"]:,} images, encoded anew at each strength in the release's number format, by noise
+alone (no `replace`; not stored). Solid: NE. Dotted:
 isotropic noise of the same PSNR. A strength that does not fit into [0, 1] appears where it landed.
 """
 

@@ -141,7 +141,7 @@ def test_data_without_labels_gives_agreement_only(tmp_path):
 
 def test_projection_removes_gaussian_noise_entirely(make_layer):
     """Tier 4: who knows V_N gets the clean image's sensitive part back, to float accuracy."""
-    layer = make_layer(np.r_[np.linspace(3, 1, 20), np.zeros(28)])
+    layer = make_layer(np.r_[np.linspace(3, 1, 20), np.zeros(28)], (4, 4, 3)).layer
     space = low_sensitivity(spectrum(layer, (16, 16, 3)), "relative", 1e-2)
     images = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
