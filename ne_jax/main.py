@@ -46,8 +46,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]}; every option starts with --")
     try:
-        config = _CONFIG.value
-    except OSError as error:  # ml_collections tells a config file that cannot be read here, the reason in the last line
+        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
+    except (
+        OSError
+    ) as error:  # ml_collections tells at first use that the file cannot be read, the reason in the last line
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
