@@ -47,10 +47,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]}; every option starts with --")
     try:
         config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
-    except (
-        OSError
-    ) as error:  # ml_collections tells at first use that the file cannot be read, the reason in the last line
-        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from error
+    except OSError as error:
+        raise _unreadable(error) from error
     if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
     job = open_job(config, pathlib.Path(_WORKDIR.value))
@@ -72,14 +70,15 @@ def _parse(argv: list[str]) -> list[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(str(error).splitlines()[0]) from error
-    except (
-        FileNotFoundError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # what ml_collections raises for bad files and leaves
+    except OSError as error:
+        raise _unreadable(error) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # what ml_collections raises for bad leaves
         raise UserError(f"--config: {str(error).splitlines()[0]}") from error
+
+
+def _unreadable(error: OSError) -> UserError:
+    """ml_collections tells that a config file cannot be read when it is first used, with the reason in the last line."""
+    return UserError(f"--config: {str(error).splitlines()[-1].strip()}")
 
 
 def cli() -> None:
