@@ -16,7 +16,7 @@ __all__ = [
 def __getattr__(name: str):
     """`load_model` on demand, so that the core alone never imports Flax."""
     if name == "load_model":
-        from ne_jax.models.registry import load_model
+        from ne_jax.models.loading import load_model
 
         return load_model
     raise AttributeError(f"module ne_jax has no attribute {name}")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Shaped
 
 from ne_jax.errors import UserError
 from ne_jax.first_layer import HIGHEST, FirstLayer
@@ -120,6 +120,15 @@ def compare_logits(clean: Float[Array, "n classes"], stored: Float[Array, "n cla
     return Prediction(
         before, after, before == after, margin(clean), margin(stored), jnp.linalg.norm(stored - clean, axis=-1)
     )
+
+
+def cosine(
+    one: Float32[np.ndarray, "n features"], other: Float32[np.ndarray, "n features"]
+) -> Float64[np.ndarray, " n"]:
+    """Cosine of the angle between two rows of features; 1 for equal ones."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
 
 
 def failure_upper_bound(failures: int, n: int, confidence: float = 0.95) -> float:

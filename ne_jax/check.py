@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ne_jax import bounds, data, release
 from ne_jax.errors import UserError
 from ne_jax.job import Job, load_named
-from ne_jax.models.registry import Model
+from ne_jax.models.model import Model
+from ne_jax.pixels import from_bytes
 
 CERTIFICATES = "certificates.jsonl"
 SUMMARY = "check.json"
@@ -86,8 +87,7 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
     with tqdm(total=len(job.source.names), desc=f"check {release_format}", unit="image") as bar:
         for pair in pairs(job, release_format):
             certificate = bounds.certify(job.authorized.first_layer, job.space, pair.clean, pair.stored)
-            prediction = bounds.compare_logits(job.authorized.apply(pair.clean), job.authorized.apply(pair.stored))
-            columns = {**certificate._asdict(), **prediction._asdict()}
+            columns = {**certificate._asdict(), **_execution(job.authorized, pair)}
             columns = {key: np.asarray(value)[: pair.kept].tolist() for key, value in columns.items()}
             rows += [
                 {"image": name, **dict(zip(columns, values, strict=True))}
@@ -102,32 +102,50 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
     return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
 
 
+def _execution(model: Model, pair: Pairs) -> dict[str, np.ndarray]:
+    """What running the authorized model on the clean and on the stored images shows, image by image."""
+    before, after = model(pair.clean), model(pair.stored)
+    found = {"feature_cosine": bounds.cosine(np.asarray(before.features), np.asarray(after.features))}
+    return found if before.logits is None else bounds.compare_logits(before.logits, after.logits)._asdict() | found
+
+
 def _as_json(row: dict) -> dict:
     return {key: release.finite([value])[0] if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _noise(job: Job, pair: Pairs) -> Float32[np.ndarray, "batch height width channels"]:
     """The change without the removal of the image's own part."""
-    clean = pair.clean.astype(np.float32) / 255
+    clean = from_bytes(pair.clean)
     removed = np.asarray(jax.vmap(job.space.project)(clean)) if job.config.recode.replace else 0
     return pair.stored - clean + removed
 
 
 def _summary(rows: list[dict]) -> dict:
     column = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    n, failures = len(rows), int((~column["kept"]).sum())
-    expected = float(np.median(column["expected_gap"]))
+    n, expected = len(rows), float(np.median(column["expected_gap"]))
     return {
         "n": n,
         "bound_holds": int(column["holds"].sum()),
-        "prediction_kept": n - failures,
-        "prediction_lost_at_most": bounds.failure_upper_bound(failures, n),
+        **_kept(column),
+        "feature_cosine_median": float(np.median(column["feature_cosine"])),
+        "feature_cosine_min": float(column["feature_cosine"].min()),
         "psnr_db_median": release.finite([np.median(column["psnr_db"])])[0],
         "feature_gap_median": float(np.median(column["feature_gap"])),
         "feature_gap_expected": expected,
         "relative_gap_median": float(np.median(column["relative_gap"])),
         "relative_gap_max": float(column["relative_gap"].max()),
         "bound_median": float(np.median(column["bound"])),
+    }
+
+
+def _kept(column: dict[str, np.ndarray]) -> dict:
+    """The set's predictions; nothing for a network without a head."""
+    if "kept" not in column:
+        return {}
+    n, failures = len(column["kept"]), int((~column["kept"]).sum())
+    return {
+        "prediction_kept": n - failures,
+        "prediction_lost_at_most": bounds.failure_upper_bound(failures, n),
         "margin_min": float(column["margin"].min()),
         "logit_gap_median": float(np.median(column["logit_gap"])),
         "logit_gap_max": float(column["logit_gap"].max()),

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from ne_jax import fashion_mnist
+from ne_jax import fashion_mnist, packaged, photos
 from ne_jax.errors import UserError
 from ne_jax.preprocess import Preprocess, to_pixels
 
@@ -43,12 +43,14 @@ def open_source(kind: str, path: str = "", split: str = "test", limit: int = 0) 
     """The source that a config names. Raises UserError for an unknown kind or a path with nothing to read.
 
     kind: "fashion_mnist" (embedded test set, or the published files in folder `path`), "folder" (of images in `path`, class
-    subfolders or not) or "tfds" (`path` is the set's name, "name:version", or the folder of a prepared set).
+    subfolders or not), "tfds" (`path` is the set's name, "name:version", or the folder of a prepared set) or "photos" (crops of the
+    photographs of scikit-image and scikit-learn).
     limit: take the first so many images; 0 takes all.
     """
-    opener = {"fashion_mnist": open_fashion_mnist, "folder": open_folder, "tfds": open_tfds}.get(kind)
+    openers = {"fashion_mnist": open_fashion_mnist, "folder": open_folder, "tfds": open_tfds, "photos": open_photos}
+    opener = openers.get(kind)
     if opener is None:
-        raise UserError(f'data.kind "{kind}" is unknown; choose fashion_mnist, folder or tfds')
+        raise UserError(f'data.kind "{kind}" is unknown; choose {", ".join(openers)}')
     if limit < 0:
         raise UserError(f"data.limit is {limit}; give the number of images, or 0 for all")
     source = opener(path, split).first(limit)
@@ -64,6 +66,14 @@ def open_fashion_mnist(path: str, split: str) -> Source:
     images, labels = fashion_mnist.load(split, path or fashion_mnist.ASSETS)
     names = [f"{split}/{index:05d}" for index in range(len(images))]
     return Source(names, labels, lambda index: Image.fromarray(images[index]), fashion_mnist.CLASSES)
+
+
+def open_photos(path: str = "", split: str = "") -> Source:
+    """Crops of real photographs, without labels. Raises UserError if their packages are not installed."""
+    for place in photos.PHOTOS:
+        packaged.find(place)
+    names = photos.names()
+    return Source(names, np.full(len(names), NO_LABEL, np.int32), photos.read, ())
 
 
 def open_folder(path: str, split: str = "") -> Source:

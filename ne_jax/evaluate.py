@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,12 +12,13 @@ from absl import logging
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from ne_jax import attacks, release
+from ne_jax import attacks, bounds, release
 from ne_jax.check import Pairs, pairs
 from ne_jax.encode import realised_psnr_db, recode_job
 from ne_jax.job import Job, load_named
-from ne_jax.models.registry import Model
+from ne_jax.models.model import Model
 from ne_jax.noise_keys import noise_keys
+from ne_jax.pixels import from_bytes
 from ne_jax.preprocess import adapt
 from ne_jax.recode import isotropic
 
@@ -28,17 +30,50 @@ CONDITIONS = ("clean", "ne", "gaussian")
 ATTACKS = ("ne_mean_filter", "ne_projection")
 
 
-def predict(model: Model, images: Float32[np.ndarray, "batch height width channels"]) -> Int[np.ndarray, " batch"]:
-    """What the model says of images in pixel units, after its own preprocessing."""
-    return np.asarray(model.apply(adapt(images, model.preprocess)).argmax(-1))
+class Answers(NamedTuple):
+    """What a model makes of images. said: predicted classes, None for a network without a head."""
+
+    said: Int[np.ndarray, " batch"] | None
+    features: Float32[np.ndarray, "batch features"]
+
+    def first(self, count: int) -> Answers:
+        """Of the first `count` images."""
+        return Answers(None if self.said is None else self.said[:count], self.features[:count])
+
+
+def answer(model: Model, images: Float32[np.ndarray, "batch height width channels"]) -> Answers:
+    """What the model makes of images in pixel units, after its own preprocessing."""
+    logits, features = model(adapt(images, model.preprocess))
+    said = None if logits is None else np.asarray(logits.argmax(-1))
+    return Answers(said, np.asarray(features, np.float32))
+
+
+def scores(answers: Answers, clean: Answers, labels: Int[np.ndarray, " n"] | None) -> dict[str, np.ndarray]:
+    """Metric -> value of each image: accuracy where there are labels, agreement with the clean image where there is a head (both
+    yes or no), and feature_cosine, the cosine of the features with those of the clean image."""
+    found = {}
+    if labels is not None and answers.said is not None:
+        found["accuracy"] = answers.said == labels
+    if answers.said is not None:
+        found["agreement"] = answers.said == clean.said
+    return found | {"feature_cosine": bounds.cosine(answers.features, clean.features)}
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean: Wilson's for yes and no, Student's for numbers."""
+    if values.dtype == bool:
+        found = scipy.stats.binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
+        return found.low, found.high
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    return scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
 
 
 def record(
-    job: Job, reader: str, condition: str, release_format: str, psnr: float | None, metric: str, hits: np.ndarray
+    job: Job, reader: str, condition: str, release_format: str, psnr: float | None, metric: str, values: np.ndarray
 ) -> dict:
-    """One line of results.jsonl; `ci95` is Wilson's interval."""
-    n, good = len(hits), int(hits.sum())
-    interval = scipy.stats.binomtest(good, n).proportion_ci(0.95, method="wilson")
+    """One line of results.jsonl."""
+    low, high = interval(values)
     return {
         "authorized": job.authorized.name,
         "reader": reader,
@@ -46,9 +81,9 @@ def record(
         "release_format": release_format,
         "psnr_db": None if psnr is None or not np.isfinite(psnr) else round(psnr, 3),
         "metric": metric,
-        "value": good / n,
-        "n": n,
-        "ci95": [round(interval.low, 5), round(interval.high, 5)],
+        "value": float(values.mean()),
+        "n": len(values),
+        "ci95": [round(float(low), 5), round(float(high), 5)],
     }
 
 
@@ -57,7 +92,7 @@ def run(job: Job) -> list[dict]:
     readers = [load_named(job.config, name) for name in job.config.readers]
     warn_of_labels(job, readers)
     records: list[dict] = []
-    clean: dict[tuple[str, int], np.ndarray] = {}
+    clean: dict[tuple[str, int], Answers] = {}
     for name in job.config.release.formats:
         records += _evaluate_release(job, name, readers, clean)
     _write(job, RESULTS, records)
@@ -75,34 +110,35 @@ def has_labels(job: Job, reader: Model) -> bool:
 
 
 def _evaluate_release(
-    job: Job, release_format: str, readers: list[Model], clean: dict[tuple[str, int], np.ndarray]
+    job: Job, release_format: str, readers: list[Model], clean: dict[tuple[str, int], Answers]
 ) -> list[dict]:
-    """Records of one release. `clean` keeps what readers say of clean batches from one release to the next."""
-    predicted: dict[tuple[str, str], list[np.ndarray]] = {}
+    """Records of one release. `clean` keeps what readers make of clean batches from one release to the next."""
+    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     strengths: dict[str, list[np.ndarray]] = {}
     indices: list[np.ndarray] = []
     with tqdm(total=len(job.source.names), desc=f"evaluate {release_format}", unit="image") as bar:
         for pair in pairs(job, release_format):
             seen = sum(map(len, indices))
+            labels = job.source.labels[pair.indices]
             for condition, view in _views(job, release_format, pair, seen).items():
                 for reader in readers:
                     key = (reader.name, int(pair.indices[0]))
-                    said = clean.get(key) if condition == "clean" else None
-                    said = predict(reader, view)[: pair.kept] if said is None else said
-                    predicted.setdefault((reader.name, condition), []).append(said)
-                    if condition == "clean":
-                        clean[key] = said
+                    if key not in clean:  # the first condition
+                        clean[key] = answer(reader, view).first(pair.kept)
+                    answers = clean[key] if condition == "clean" else answer(reader, view).first(pair.kept)
+                    truth = labels if has_labels(job, reader) else None
+                    for metric, values in scores(answers, clean[key], truth).items():
+                        found.setdefault((condition, reader.name, metric), []).append(values)
                 if condition != "clean":
                     strengths.setdefault(condition, []).append(realised_psnr_db(pair.clean, view)[: pair.kept])
             indices.append(pair.indices)
             bar.update(pair.kept)
-    labels = job.source.labels[np.concatenate(indices)]
-    return _records(job, release_format, readers, predicted, strengths, labels)
+    return _records(job, release_format, found, strengths)
 
 
 def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, np.ndarray]:
     """What readers are given: clean pixels, the stored NE, its control, and on the first images the attacked NE."""
-    clean = pair.clean.astype(np.float32) / 255
+    clean = from_bytes(pair.clean)
     keys = noise_keys(job.secret(), pair.clean)
     psnr = realised_psnr_db(pair.clean, pair.stored)
     views = {"clean": clean, "ne": pair.stored, "gaussian": control(keys, clean, psnr, release_format)}
@@ -112,19 +148,14 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
     return views
 
 
-def _records(job: Job, release_format: str, readers, predicted, strengths, labels) -> list[dict]:
+def _records(job: Job, release_format: str, found, strengths) -> list[dict]:
     records = []
-    for condition in (*CONDITIONS, *ATTACKS):
+    for (condition, reader, metric), parts in found.items():
         psnr = None if condition == "clean" else float(np.median(np.concatenate(strengths[condition])))
-        for reader in readers:
-            said = np.concatenate(predicted[reader.name, condition])
-            if condition in ATTACKS:
-                said = said[: job.config.evaluate.attack_images]
-            if has_labels(job, reader):
-                hits = said == labels[: len(said)]
-                records.append(record(job, reader.name, condition, release_format, psnr, "accuracy", hits))
-            hits = said == np.concatenate(predicted[reader.name, "clean"])[: len(said)]
-            records.append(record(job, reader.name, condition, release_format, psnr, "agreement", hits))
+        values = np.concatenate(parts)
+        if condition in ATTACKS:
+            values = values[: job.config.evaluate.attack_images]
+        records.append(record(job, reader, condition, release_format, psnr, metric, values))
     return records
 
 
@@ -138,7 +169,7 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
 
 
 def _curve(job: Job, readers: list[Model]) -> list[dict]:
-    """Strength against accuracy (agreement where there are no labels) on the first images of each release's source: encoded anew at
+    """Strength against accuracy (without labels agreement, without a head feature_cosine) on the first images of each release's source: encoded anew at
     each strength in the release's number format, by noise alone (no `replace`), not written to disk. A strength that does not
     fit appears where it landed."""
     settings = job.config.evaluate
@@ -155,39 +186,34 @@ def _curve(job: Job, readers: list[Model]) -> list[dict]:
 
 def _curve_point(job: Job, release_format: str, readers: list[Model], batches, asked: float) -> list[dict]:
     secret = job.secret()
-    hits: dict[tuple[str, str], list[np.ndarray]] = {}
+    hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
     realised: list[np.ndarray] = []
     for indices, clean, kept in batches:
         keys = noise_keys(secret, clean)
         stored = recode_job(job, release_format, keys, clean, asked, replace=False)
-        stored = stored.astype(np.float32) / 255 if stored.dtype == np.uint8 else stored
+        stored = from_bytes(stored) if stored.dtype == np.uint8 else stored
         psnr = realised_psnr_db(clean, stored)
-        views = {"ne": stored, "gaussian": control(keys, clean.astype(np.float32) / 255, psnr, release_format)}
+        views = {"ne": stored, "gaussian": control(keys, from_bytes(clean), psnr, release_format)}
         realised.append(psnr[:kept])
         for reader in readers:
-            truth = (
-                job.source.labels[indices]
-                if has_labels(job, reader)
-                else predict(reader, clean.astype(np.float32) / 255)[:kept]
-            )
+            before = answer(reader, from_bytes(clean)).first(kept)
+            truth = job.source.labels[indices] if has_labels(job, reader) else None
             for condition, view in views.items():
-                hits.setdefault((reader.name, condition), []).append(predict(reader, view)[:kept] == truth)
+                measured = scores(answer(reader, view).first(kept), before, truth)
+                metric = next(iter(measured))  # the most telling one comes first
+                hits.setdefault((reader.name, condition, metric), []).append(measured[metric])
     psnr = float(np.median(np.concatenate(realised)))
-    metric = {reader.name: "accuracy" if has_labels(job, reader) else "agreement" for reader in readers}
     return [
-        record(job, reader, condition, release_format, psnr, metric[reader], np.concatenate(parts))
-        | {"psnr_db_asked": asked}
-        for (reader, condition), parts in hits.items()
+        record(job, reader, condition, release_format, psnr, metric, np.concatenate(parts)) | {"psnr_db_asked": asked}
+        for (reader, condition, metric), parts in hits.items()
     ]
 
 
 def warn_of_labels(job: Job, readers: list[Model]) -> None:
-    """Say why a reader has no accuracy row."""
+    """Say why a reader has no accuracy row, or no agreement row."""
     for reader in readers:
-        if not has_labels(job, reader):
-            logging.warning(
-                "%s has %d classes, the data %d: agreement only",
-                reader.name,
-                reader.num_classes,
-                len(job.source.classes),
-            )
+        if not reader.num_classes:
+            logging.warning("%s has no head: feature_cosine only", reader.name)
+        elif not has_labels(job, reader):
+            classes = len(job.source.classes)
+            logging.warning("%s has %d classes, the data %d: no accuracy", reader.name, reader.num_classes, classes)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ne_jax import bounds, release
 from ne_jax.encode import realised_psnr_db, recode_job
-from ne_jax.evaluate import control, predict
+from ne_jax.evaluate import answer, control, scores
 from ne_jax.job import Job, load_named
 from ne_jax.noise_keys import noise_keys
 from ne_jax.pixels import to_float
@@ -72,7 +72,8 @@ def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, read
             energy = bounds.noise_energy(layer, stored - images).mean()
             row["noise_to_signal"] = float(np.sqrt(energy / bounds.noise_energy(layer, images - layer.mean).mean()))
             row["gain_over_isotropic"] = float(energy / bounds.noise_energy(layer, noisy - images).mean())
-        row["agreement"] = float(np.mean(predict(reader, np.asarray(stored)) == predict(reader, np.asarray(images))))
+        measured = scores(answer(reader, np.asarray(stored)), answer(reader, np.asarray(images)), None)
+        row |= {metric: float(values.mean()) for metric, values in measured.items()}
         rows[reader.name] = row
     return {
         "design": job.design(release_format),
@@ -82,6 +83,11 @@ def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, read
         "psnr_db_weakest": float(psnr.max()),
         "readers": rows,
     }
+
+
+def _kept(row: dict) -> str:
+    agreement = f"agreement {row['agreement']:.0%}, " if "agreement" in row else ""
+    return f"{agreement}cosine of features {row['feature_cosine']:.3f}"
 
 
 def describe(found: dict) -> str:
@@ -104,7 +110,7 @@ def describe(found: dict) -> str:
             seen = ""
             if "noise_to_signal" in row:
                 seen = f"noise / signal at its first layer {row['noise_to_signal']:.3g} ({row['gain_over_isotropic']:.2g} of isotropic), "
-            lines.append(f"  {reader}: {seen}agreement {row['agreement']:.0%}")
+            lines.append(f"  {reader}: {seen}{_kept(row)}")
     lines.append(
         f"Whoever has the first layer of {found['authorized']} can compute this subspace and project it away. If the checkpoint is "
         "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."

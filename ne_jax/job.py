@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from ne_jax import config as configs
 from ne_jax import data, release
 from ne_jax.errors import UserError
-from ne_jax.models.registry import Model, load_model
+from ne_jax.models.loading import load_model
+from ne_jax.models.model import Model
 from ne_jax.noise_keys import load_secret
 from ne_jax.pixels import to_float
 from ne_jax.recode import Design
@@ -69,7 +70,13 @@ def load_named(config: ConfigDict, name: str) -> Model:
     """A model by its name in the config's `models`, or a shipped one."""
     if name in config.models:
         entry = config.models[name]
-        return load_model(entry.architecture, entry.get("checkpoint"), label=name)
+        return load_model(
+            entry.architecture,
+            entry.get("checkpoint"),
+            label=name,
+            image_size=entry.get("image_size"),
+            cache=config.cache or None,
+        )
     return load_model(name)
 
 

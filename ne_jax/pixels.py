@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from ne_jax.errors import UserError
 
@@ -15,10 +15,20 @@ def is_concrete(*arrays) -> bool:
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
+# Bytes times this, never divided by 255: XLA turns a division by a constant into this product, NumPy does not, and a pixel would
+# have two values.
+UNIT = np.float32(1 / 255)
+
+
+def from_bytes(pixels: UInt8[Array | np.ndarray, "..."]) -> Float32[Array | np.ndarray, "..."]:
+    """uint8 to float32 in [0, 1], by the same product in NumPy and in JAX."""
+    return pixels.astype(np.float32) * UNIT
+
+
 def to_float(pixels: Shaped[Array | np.ndarray, "..."], name: str = "image") -> Float[Array, "..."]:
     """uint8 to float32 in [0, 1]; floating point to float32 unchanged. Raises UserError for any other dtype."""
     if pixels.dtype == np.uint8:
-        return jnp.asarray(pixels, jnp.float32) / 255
+        return jnp.asarray(from_bytes(pixels))
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise UserError(f"{name} has dtype {pixels.dtype}; give uint8, or floating point in [0, 1]")
     return jnp.asarray(pixels, jnp.float32)

@@ -21,8 +21,9 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image, UnidentifiedImageError
 
-from ne_jax.checkpoints import sha256
 from ne_jax.errors import UserError
+from ne_jax.pixels import from_bytes
+from ne_jax.tensor_files import sha256
 
 FORMATS = ("float32", "png8")
 MANIFEST = "manifest.json"
@@ -134,7 +135,7 @@ def _read_pngs(release: pathlib.Path, manifest: dict) -> Iterator[tuple[str, np.
         path = image_path(release, name)
         try:
             with Image.open(path) as image:
-                pixels = np.asarray(image, np.float32) / 255
+                pixels = from_bytes(np.asarray(image))
         except (OSError, SyntaxError, UnidentifiedImageError) as error:
             raise UserError(
                 f"release file {path} is broken ({error}); run --stage=encode into a new workdir"

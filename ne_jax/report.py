@@ -21,7 +21,8 @@ from ne_jax.errors import UserError
 from ne_jax.evaluate import ATTACKS, CONDITIONS, CURVE, RESULTS
 from ne_jax.inspection import INSPECTION
 from ne_jax.job import Job
-from ne_jax.tables import METRICS, NAMES, formats, percent, result_table, table
+from ne_jax.pixels import from_bytes
+from ne_jax.tables import METRICS, NAMES, formats, kept, result_table, table, told
 
 _NEWLINE = "\n"
 _STYLE = """
@@ -78,7 +79,7 @@ def _pictures(job: Job, path: pathlib.Path) -> None:
     columns: dict[str, np.ndarray] = {}
     for name in job.config.release.formats:
         pair = next(pairs(job, name, limit=job.config.report.pictures))
-        columns.setdefault("clean", pair.clean[: pair.kept] / 255)
+        columns.setdefault("clean", from_bytes(pair.clean[: pair.kept]))
         columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
     seen = attacks.remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
@@ -97,8 +98,8 @@ def _headline(job: Job, records: list[dict], summary: dict) -> str:
         rows = [row for row in records if (row["release_format"], row["condition"], row["metric"]) == key]
         others = ", ".join(f"{row['reader']} {row['value']:.1%}" for row in rows if row["reader"] != name)
         lines.append(
-            f"- **{release_format}** at {found['psnr_db_median']:.1f} dB: {name} keeps its prediction on "
-            f"{found['prediction_kept']:,} of {found['n']:,} stored images; {metric} of other readers of the same files: {others}."
+            f"- **{release_format}** at {found['psnr_db_median']:.1f} dB, {found['n']:,} stored images. {name}: {kept(found)}. "
+            f"{metric.capitalize()} of other readers of the same files: {others}."
         )
     return f"# Non-transferable examples for {name}\n\n" + "\n".join(lines) + "\n"
 
@@ -107,9 +108,9 @@ def _readers(records: list[dict]) -> str:
     tables = [result_table(records, name, CONDITIONS, metric) for name in formats(records) for metric in METRICS]
     return f"""## Who can read the files
 
-Every reader is given the same stored files. Brackets: 95 % Wilson interval. The control is white noise of each image's own
+Every reader is given the same stored files. Brackets: 95 % interval (Wilson's for shares, Student's for means). The control is white noise of each image's own
 PSNR, in the same number format: what the noise would do without the subspace. Agreement: share of images on which a reader
-says what it says of the clean image.
+says what it says of the clean image. Feature cosine: mean cosine of a reader's features with its features of the clean image.
 
 {_NEWLINE.join(table for table in tables if table)}"""
 
@@ -129,13 +130,14 @@ authorized model's first layer reacts to.
 
 
 def _certificates(summary: dict) -> str:
-    head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "gap", "bound", "gap / response"]
+    head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "worst cosine", "gap", "bound", "gap / response"]
     rows = [
         [
             name,
             f"{found['bound_holds']:,} of {found['n']:,}",
-            f"{found['prediction_kept']:,} of {found['n']:,}",
-            f"{found['prediction_lost_at_most']:.2%}",
+            f"{found['prediction_kept']:,} of {found['n']:,}" if "prediction_kept" in found else "no head",
+            f"{found['prediction_lost_at_most']:.2%}" if "prediction_kept" in found else "-",
+            f"{found['feature_cosine_min']:.4f}",
             f"{found['feature_gap_median']:.3g}",
             f"{found['bound_median']:.3g}",
             f"{found['relative_gap_median']:.2g}",
@@ -214,11 +216,13 @@ def _limits(job: Job, records: list[dict]) -> str:
     ]
     worst = max(others, key=lambda row: row["value"], default=None)
     attack = worst and NAMES[worst["condition"]].removeprefix("NE after ")
-    told = f"Worst row measured here: {worst['reader']} has {percent(worst)} {metric} on {worst['release_format']} after {attack}."
+    headline = worst and (
+        f"Worst row measured here: {worst['reader']} has {told(worst)} {metric} on {worst['release_format']} after {attack}."
+    )
     tables = "\n".join(result_table(records, fmt, ("ne", *ATTACKS), metric) for fmt in formats(records))
     return f"""## What this does not stop
 
-{told if worst else "No other reader was measured."}
+{headline or "No other reader was measured."}
 
 {tables}
 - Whoever has the first layer of {name} can project the noise away (tier 4). If the checkpoint is public, that is everybody.

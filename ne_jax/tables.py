@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ne_jax.evaluate import CONDITIONS
 
-METRICS = ("accuracy", "agreement")
+METRICS = ("accuracy", "agreement", "feature_cosine")
 NAMES = {
     "clean": "clean",
     "ne": "NE",
@@ -27,14 +27,16 @@ def formats(records: list[dict]) -> list[str]:
     return list(dict.fromkeys(row["release_format"] for row in records))
 
 
-def percent(row: dict) -> str:
+def told(row: dict) -> str:
     """A record's value and its 95 % interval."""
     low, high = row["ci95"]
+    if row["metric"] == "feature_cosine":
+        return f"{row['value']:.4f} [{low:.4f}, {high:.4f}]"
     return f"{row['value']:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def result_table(records: list[dict], release_format: str, conditions: Sequence[str], metric: str) -> str:
-    """Readers down, conditions across; each cell value [95 % Wilson interval]; PSNR and n in the head."""
+    """Readers down, conditions across; each cell value [95 % interval]; PSNR and n in the head."""
     rows = {
         (row["reader"], row["condition"]): row
         for row in records
@@ -48,7 +50,7 @@ def result_table(records: list[dict], release_format: str, conditions: Sequence[
         row = rows[readers[0], condition]
         strength = "" if row["psnr_db"] is None else f", {row['psnr_db']:.1f} dB"
         heads.append(f"{NAMES[condition]}{strength}, n = {row['n']:,}")
-    cells = [[_bold(row_name, records), *(percent(rows[row_name, c]) for c in conditions)] for row_name in readers]
+    cells = [[_bold(row_name, records), *(told(rows[row_name, c]) for c in conditions)] for row_name in readers]
     return table([f"{release_format}: {metric}", *heads], cells)
 
 
@@ -78,8 +80,16 @@ def check_text(summary: dict) -> str:
     lines = []
     for name, found in summary.items():
         lines.append(
-            f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; prediction kept on "
-            f"{found['prediction_kept']:,} (lost on at most {found['prediction_lost_at_most']:.2%}, 95 % one-sided); median feature gap "
+            f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; {kept(found)}; median feature gap "
             f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:.1f} dB"
         )
     return "\n".join(lines)
+
+
+def kept(found: dict) -> str:
+    """What a release's summary says of the authorized model, run on the stored files."""
+    cosine = f"cosine of features at least {found['feature_cosine_min']:.4f} (median {found['feature_cosine_median']:.4f})"
+    if "prediction_kept" not in found:
+        return cosine
+    lost = f"lost on at most {found['prediction_lost_at_most']:.2%}, 95 % one-sided"
+    return f"prediction kept on {found['prediction_kept']:,} of {found['n']:,} ({lost}); {cosine}"

@@ -32,7 +32,7 @@ from flax import nnx
 from PIL import Image
 from tqdm import tqdm
 
-from ne_jax import checkpoints, fashion_mnist
+from ne_jax import checkpoints, fashion_mnist, tensor_files
 from ne_jax.models import registry
 from ne_jax.preprocess import to_pixels
 
@@ -90,9 +90,9 @@ def augment(key: jax.Array, images: jax.Array, reach: int = 4) -> jax.Array:
     return jax.vmap(one)(jax.random.split(key, images.shape[0]), images)
 
 
-def stem_mask(params, stem: str):
+def stem_mask(params):
     """True for the leaves of the first layer."""
-    return nnx.map_state(lambda path, _: path[0] == stem, params)
+    return nnx.map_state(lambda path, _: path[0] == "stem", params)
 
 
 def make_step(graphdef, preprocess, optimizer, seed: int):
@@ -132,11 +132,14 @@ def accuracy(model, preprocess, images: np.ndarray, labels: np.ndarray, batch: i
 
 def train(name: str, recipe: Recipe, source: str, workdir: pathlib.Path) -> None:
     """Train `name` and write its checkpoint and note into `workdir`; goes on where a former run was killed."""
-    family, config, preprocess = registry.find(recipe.architecture)
+    family, config = registry.find(recipe.architecture)
+    keys = next(iter(family.formats.values())).keys(config)
+    preprocess = dataclasses.replace(registry.FASHION, size=config.image_size, resize_to=config.image_size)
     model = family.build(config, rngs=nnx.Rngs(recipe.seed))
     if recipe.start:
-        tensors = checkpoints.read_tensors(workdir / f"{recipe.start}.safetensors")
-        nnx.update(model, checkpoints.port(nnx.state(model), family.keys(config), tensors, recipe.start))
+        file = tensor_files.open_tensors(workdir / f"{recipe.start}.safetensors")
+        fmt = next(iter(family.formats.values()))
+        nnx.update(model, checkpoints.port(nnx.state(model), fmt, keys, file, recipe.start)[0])
     model.train()
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -147,7 +150,7 @@ def train(name: str, recipe: Recipe, source: str, workdir: pathlib.Path) -> None
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, b2=0.99, weight_decay=recipe.weight_decay),
-        optax.masked(optax.scale(recipe.stem_rate), stem_mask(params, family.stem)),
+        optax.masked(optax.scale(recipe.stem_rate), stem_mask(params)),
     )
     state = {"params": params, "rest": rest, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
     step_fn = make_step(graphdef, preprocess, optimizer, recipe.seed)
@@ -173,7 +176,7 @@ def train(name: str, recipe: Recipe, source: str, workdir: pathlib.Path) -> None
     score = accuracy(model, preprocess, *load_split("test", source, preprocess))
     curve = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())}  # a resumed run repeats rows
     note = {"name": name, "recipe": dataclasses.asdict(recipe), "test_accuracy": score, "curve": list(curve.values())}
-    checkpoints.export(nnx.state(model), family.keys(config), workdir / f"{name}.safetensors", {"format": "pt"})
+    checkpoints.export(nnx.state(model), keys, workdir / f"{name}.safetensors", {"format": "pt"})
     (workdir / f"{name}.json").write_text(json.dumps(note, indent=1) + "\n")
     print(f"{name}: test accuracy {score:.4f}, n = 10,000")
 

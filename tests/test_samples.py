@@ -7,7 +7,7 @@ import pytest
 
 from ne_jax import bounds, encode
 from ne_jax.data import batches, open_source
-from ne_jax.models.registry import load_model
+from ne_jax.models.loading import load_model
 from ne_jax.noise_keys import noise_keys
 from ne_jax.spectrum import spectrum
 from ne_jax.subspace import low_sensitivity

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from ne_jax import checkpoints
-from ne_jax.models import registry, resnet
-from ne_jax.preprocess import Preprocess
+from ne_jax.models import resnet
+from ne_jax.tensor_files import open_tensors
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "train_samples.py"
 
@@ -32,7 +31,6 @@ def script():
 @pytest.fixture
 def tiny(monkeypatch):
     """An architecture that trains in a second."""
-    monkeypatch.setitem(registry.PREPROCESS, "tiny", Preprocess(28, (0.286,), (0.353,)))
     config = resnet.ResNetConfig(28, (1,), "basic", 10, width=4, channels=1)
     monkeypatch.setitem(resnet.VARIANTS, "tiny", config)
 
@@ -78,7 +76,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(script, tiny, folder, monkeypa
     monkeypatch.setattr(script, "make_step", make_step)
     script.train("tiny", recipe, str(folder), killed)
 
-    first, second = (checkpoints.read_tensors(place / "tiny.safetensors") for place in (whole, killed))
+    first, second = (tensors(place / "tiny.safetensors") for place in (whole, killed))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         np.testing.assert_array_equal(tensor, second[name], err_msg=name)
@@ -93,10 +91,15 @@ def test_the_stem_rate_zero_leaves_the_first_layer_as_drawn(script, tiny, folder
 
     recipe = script.Recipe("tiny", seed=1, epochs=1, learning_rate=1e-2, batch_size=8, stem_rate=0)
     script.train("tiny", recipe, str(folder), _made(folder / "frozen"))
-    trained = checkpoints.read_tensors(folder / "frozen" / "tiny.safetensors")
+    trained = tensors(folder / "frozen" / "tiny.safetensors")
     drawn = resnet.ResNet(resnet.VARIANTS["tiny"], rngs=nnx.Rngs(1))
-    np.testing.assert_array_equal(trained["conv1.weight"], np.transpose(drawn.conv1.kernel[...], (3, 2, 0, 1)))
-    assert np.any(trained["fc.weight"] != np.transpose(drawn.fc.kernel[...]))
+    np.testing.assert_array_equal(trained["conv1.weight"], np.transpose(drawn.stem.kernel[...], (3, 2, 0, 1)))
+    assert np.any(trained["fc.weight"] != np.transpose(drawn.head.kernel[...]))
+
+
+def tensors(path) -> dict[str, np.ndarray]:
+    file = open_tensors(path)
+    return {name: file.read(name) for name in file.shapes}
 
 
 def _made(path):

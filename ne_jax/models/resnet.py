@@ -1,19 +1,22 @@
 """ResNet v1.5 (He et al., arXiv 1512.03385; stride in the 3x3 convolution of a bottleneck, as torchvision has it).
 
-The first layer is `conv1`: 7x7 with stride 2, so its windows overlap.
+The first layer is `stem`: 7x7 with stride 2, so its windows overlap.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ne_jax.checkpoints import CONV, LINEAR, Source
+from ne_jax.checkpoints import CONV, LINEAR, Format, Source
+from ne_jax.models.published import IMAGENET, torchvision_eval
+from ne_jax.preprocess import Preprocess
 
 _HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 _EXPANSION = {"basic": 1, "bottleneck": 4}
@@ -21,7 +24,10 @@ _EXPANSION = {"basic": 1, "bottleneck": 4}
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Sizes of a ResNet: blocks per stage, kind of block, channels of the stem (doubled at each later stage)."""
+    """Sizes of a ResNet: blocks per stage, kind of block, channels of the stem (doubled at each later stage).
+
+    num_classes: 0 for no head.
+    """
 
     image_size: int
     stage_sizes: tuple[int, ...]
@@ -81,11 +87,11 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Images, normalised, to logits. `features` are the averaged outputs of the last stage."""
+    """Images, normalised, to logits."""
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
-        self.conv1 = _conv(config.channels, config.width, 7, 2, rngs=rngs, precision=jax.lax.Precision.HIGHEST)
-        self.bn1 = _norm(config.width, rngs=rngs)
+        self.stem = _conv(config.channels, config.width, 7, 2, rngs=rngs, precision=jax.lax.Precision.HIGHEST)
+        self.stem_norm = _norm(config.width, rngs=rngs)
         stages, inputs = [], config.width
         for stage, size in enumerate(config.stage_sizes):
             width, blocks = config.width * 2**stage, []
@@ -95,28 +101,38 @@ class ResNet(nnx.Module):
                 inputs = width * _EXPANSION[config.block]
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        self.fc = nnx.Linear(inputs, config.num_classes, rngs=rngs)
+        self.head = nnx.Linear(inputs, config.num_classes, rngs=rngs) if config.num_classes else None
 
-    def features(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch features"]:
-        """Normalised images to what the head reads."""
-        x = jax.nn.relu(self.bn1(self.conv1(images)))
+    def encode(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch rows columns features"]:
+        """Normalised images to the last stage's map."""
+        x = jax.nn.relu(self.stem_norm(self.stem(images)))
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
-        return jnp.mean(x, axis=(1, 2))
+        return x
 
-    def classify(self, features: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
-        """Features to logits."""
-        return self.fc(features)
+    def pool(self, hidden: Float[Array, "batch rows columns features"]) -> Float[Array, "batch features"]:
+        """The mean over space, which the head reads."""
+        return jnp.mean(hidden, axis=(1, 2))
+
+    def classify(self, hidden: Float[Array, "batch rows columns features"]) -> Float[Array, "batch classes"]:
+        """The last map to logits."""
+        return self.head(self.pool(hidden))
 
     def __call__(self, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
         """Normalised images to logits."""
-        return self.classify(self.features(images))
+        return self.classify(self.encode(images))
 
 
 VARIANTS = {
+    "resnet18": ResNetConfig(224, (2, 2, 2, 2), "basic", 1000),
+    "resnet34": ResNetConfig(224, (3, 4, 6, 3), "basic", 1000),
     "resnet50": ResNetConfig(224, (3, 4, 6, 3), "bottleneck", 1000),
+    "resnet101": ResNetConfig(224, (3, 4, 23, 3), "bottleneck", 1000),
+    "resnet152": ResNetConfig(224, (3, 8, 36, 3), "bottleneck", 1000),
     "resnet_fashion": ResNetConfig(112, (1, 1, 1, 1), "basic", 10, width=16, channels=1),
 }
 
@@ -126,24 +142,70 @@ def _norm_keys(ours: str, theirs: str) -> dict[str, Source]:
     return {f"{ours}.{leaf}": Source(f"{theirs}.{name}") for leaf, name in pairs.items()}
 
 
-def torchvision_keys(config: ResNetConfig) -> dict[str, Source]:
-    """Where torchvision keeps each leaf: path in this module -> tensor in the file."""
-    keys = {
-        "conv1.kernel": Source("conv1.weight", CONV),
-        **_norm_keys("bn1", "bn1"),
-        "fc.kernel": Source("fc.weight", LINEAR),
-        "fc.bias": Source("fc.bias"),
-    }
+class _Names(NamedTuple):
+    """Pairs (convolution, norm) of tensor name beginnings; stage, block and convolution count from 0."""
+
+    stem: tuple[str, str]
+    conv: Callable[[int, int, int], tuple[str, str]]
+    shortcut: Callable[[int, int], tuple[str, str]]
+    head: str
+
+
+def _keys(config: ResNetConfig, names: _Names) -> dict[str, Source]:
+    def pair(ours: tuple[str, str], theirs: tuple[str, str]) -> dict[str, Source]:
+        return {f"{ours[0]}.kernel": Source(f"{theirs[0]}.weight", CONV), **_norm_keys(ours[1], theirs[1])}
+
+    keys = pair(("stem", "stem_norm"), names.stem)
+    if config.num_classes:
+        keys |= {"head.kernel": Source(f"{names.head}.weight", LINEAR), "head.bias": Source(f"{names.head}.bias")}
     inputs, convs = config.width, {"basic": 2, "bottleneck": 3}[config.block]
     for stage, size in enumerate(config.stage_sizes):
         outputs = config.width * 2**stage * _EXPANSION[config.block]
         for index in range(size):
-            ours, theirs = f"stages.{stage}.{index}", f"layer{stage + 1}.{index}"
+            ours = f"stages.{stage}.{index}"
             for conv in range(convs):
-                keys[f"{ours}.convs.{conv}.kernel"] = Source(f"{theirs}.conv{conv + 1}.weight", CONV)
-                keys |= _norm_keys(f"{ours}.norms.{conv}", f"{theirs}.bn{conv + 1}")
+                keys |= pair((f"{ours}.convs.{conv}", f"{ours}.norms.{conv}"), names.conv(stage, index, conv))
             if index == 0 and (stage > 0 or inputs != outputs):
-                keys[f"{ours}.downsample.conv.kernel"] = Source(f"{theirs}.downsample.0.weight", CONV)
-                keys |= _norm_keys(f"{ours}.downsample.norm", f"{theirs}.downsample.1")
+                keys |= pair((f"{ours}.downsample.conv", f"{ours}.downsample.norm"), names.shortcut(stage, index))
         inputs = outputs
     return keys
+
+
+def torchvision_keys(config: ResNetConfig) -> dict[str, Source]:
+    """Where torchvision, and timm, keep each leaf: path in this module -> tensor in the file."""
+
+    def conv(stage: int, index: int, place: int) -> tuple[str, str]:
+        block = f"layer{stage + 1}.{index}"
+        return f"{block}.conv{place + 1}", f"{block}.bn{place + 1}"
+
+    def shortcut(stage: int, index: int) -> tuple[str, str]:
+        block = f"layer{stage + 1}.{index}.downsample"
+        return f"{block}.0", f"{block}.1"
+
+    return _keys(config, _Names(("conv1", "bn1"), conv, shortcut, "fc"))
+
+
+def hugging_face_keys(config: ResNetConfig) -> dict[str, Source]:
+    """Where transformers keeps each leaf (ResNetForImageClassification)."""
+
+    def parts(place: str) -> tuple[str, str]:
+        return f"{place}.convolution", f"{place}.normalization"
+
+    def conv(stage: int, index: int, place: int) -> tuple[str, str]:
+        return parts(f"encoder.stages.{stage}.layers.{index}.layer.{place}")
+
+    def shortcut(stage: int, index: int) -> tuple[str, str]:
+        return parts(f"encoder.stages.{stage}.layers.{index}.shortcut")
+
+    return _keys(config, _Names(parts("embedder.embedder"), conv, shortcut, "classifier.1"))
+
+
+def _hugging_face_eval(config: ResNetConfig) -> Preprocess:
+    side = int(config.image_size / 0.875)
+    return Preprocess(config.image_size, **IMAGENET, resize="shorter", resize_to=side, interpolation="bicubic")
+
+
+FORMATS = {
+    "torchvision": Format(torchvision_keys, lambda config: torchvision_eval(config.image_size, 256)),
+    "hugging_face": Format(hugging_face_keys, _hugging_face_eval, ("resnet.",)),
+}
