@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Array, Float32, Int, UInt8
 from tqdm import tqdm
 
 from ne_jax import bounds, data, release
@@ -102,7 +102,7 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
     return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
 
 
-def _execution(model: Model, pair: Pairs) -> dict[str, np.ndarray]:
+def _execution(model: Model, pair: Pairs) -> dict[str, Array | np.ndarray]:
     """What running the authorized model on the clean and on the stored images shows, image by image."""
     before, after = model(pair.clean), model(pair.stored)
     found = {"feature_cosine": bounds.cosine(np.asarray(before.features), np.asarray(after.features))}

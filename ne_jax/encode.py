@@ -101,7 +101,7 @@ def run(job: Job) -> int:
     """Write every release of the config; returns the number of source images that could not be read."""
     todo = [name for name in job.config.release.formats if not (job.release_dir(name) / release.MANIFEST).is_file()]
     for name in set(job.config.release.formats) - set(todo):
-        logging.info("%s is complete; nothing to encode", job.release_dir(name))
+        print(f"{job.release_dir(name)} is complete; nothing to encode")
     if todo:
         check_reach(job)
         _encode_shards(job, todo)

@@ -169,9 +169,9 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
 
 
 def _curve(job: Job, readers: list[Model]) -> list[dict]:
-    """Strength against accuracy (without labels agreement, without a head feature_cosine) on the first images of each release's source: encoded anew at
-    each strength in the release's number format, by noise alone (no `replace`), not written to disk. A strength that does not
-    fit appears where it landed."""
+    """Strength against accuracy (without labels agreement, without a head feature_cosine) on the first images of each release's
+    source: encoded anew at each strength in the release's number format, by noise alone (no `replace`), not written to disk. A
+    strength that does not fit appears where it landed."""
     settings = job.config.evaluate
     records: list[dict] = []
     total = len(settings.curve_psnr_db) * len(job.config.release.formats)

@@ -83,6 +83,7 @@ def _unreadable(error: OSError) -> UserError:
 
 def cli() -> None:
     """`main`, with a person's mistakes told without a traceback."""
+    logging.set_verbosity(logging.WARNING)  # orbax tells every step of every restore
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ne_jax.errors import UserError
 from ne_jax.first_layer import FirstLayer
 from ne_jax.patches import grid
+from ne_jax.polyphase import PolyphaseSpectrum, polyphase_spectrum
 
 
 @functools.partial(
@@ -45,21 +46,18 @@ def _decompose(matrix: Float[Array, "outputs d"]) -> tuple[Float[Array, " d"], F
     return jnp.pad(values, (0, right.shape[0] - values.shape[0])), right.T
 
 
-def spectrum(layer: FirstLayer, image_shape: tuple[int, int, int]) -> Spectrum:
-    """Spectrum of `layer` on images of `image_shape` (H, W, C). The map of an image is one block for each patch, all
-    equal, so that every singular value of the image's map is one of the patch's.
+def spectrum(layer: FirstLayer, image_shape: tuple[int, int, int]) -> Spectrum | PolyphaseSpectrum:
+    """Spectrum of `layer` on images of `image_shape` (H, W, C). Where windows are patches the map of an image is one block for
+    each patch, all equal, so that every singular value of the image's map is one of the patch's. Where they overlap a
+    subspace of windows is not one of images: the blocks are those of the Fourier transform, of images that wrap around.
 
-    Raises UserError when the shapes do not fit, or when windows overlap or have gaps: then a subspace of windows is not
-    a subspace of images, and the polyphase blocks of the Fourier transform take this function's place.
+    Raises UserError when the shapes do not fit, patches do not tile the image, or windows have gaps between them.
     """
     height, width, channels = image_shape
-    if not layer.has_patches:
-        raise UserError(
-            f"the first layer's windows {layer.window[:2]} move by {layer.strides}: only layers whose windows do not overlap "
-            "(stride = kernel size, as in a ViT) can be recoded so far; choose such a model as the authorized one"
-        )
     if channels != layer.window[2]:
         raise UserError(f"image_shape {image_shape} has {channels} channels; the first layer takes {layer.window[2]}")
+    if not layer.has_patches:
+        return polyphase_spectrum(layer, (height, width, channels))
     if height < layer.window[0] or width < layer.window[1]:
         raise UserError(f"image_shape {image_shape} is smaller than one patch {layer.window[:2]}")
     if not layer.tiles(image_shape):

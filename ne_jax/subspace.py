@@ -1,4 +1,4 @@
-"""Which directions are low-sensitivity: four rules, and the subspace that they choose."""
+"""Which directions are low-sensitivity: four rules, and the subspace, of patches or of frequencies, that they choose."""
 
 from __future__ import annotations
 
@@ -9,14 +9,41 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ne_jax.errors import UserError
 from ne_jax.first_layer import HIGHEST
 from ne_jax.patches import fold, grid, unfold
+from ne_jax.polyphase import PolyphaseSpectrum, filter_cells, lowest, projectors
 from ne_jax.spectrum import Spectrum
 
 Rule = Literal["relative", "count", "energy", "utility"]
+
+
+class Subspace:
+    """A low-sensitivity subspace of images: a `PatchSubspace` or a `FourierSubspace`. What both have:
+
+    singular_values: the layer's sigma_i in the subspace, descending. Low, not null: read them.
+    sigma_1: the layer's largest singular value.
+    window: (kh, kw, C); image_shape: (H, W, C), both static.
+    num_directions, of total_directions, in each of num_patches independent parts of an image.
+    """
+
+    singular_values: Float[Array, " k"]
+    sigma_1: Float[Array, ""]
+    window: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
+    num_directions: int
+    total_directions: int
+    num_patches: int
+
+    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        """The part of `delta` in the subspace."""
+        raise NotImplementedError
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+        """Fresh white Gaussian noise in the subspace: standard normal coordinates in any orthonormal basis."""
+        raise NotImplementedError
 
 
 @functools.partial(
@@ -25,7 +52,7 @@ Rule = Literal["relative", "count", "energy", "utility"]
     meta_fields=["window", "image_shape"],
 )
 @dataclasses.dataclass(frozen=True)
-class Subspace:
+class PatchSubspace(Subspace):
     """The low-sensitivity subspace V_N of every patch of an image.
 
     basis: V_N, orthonormal columns; k = basis.shape[1] of d directions.
@@ -48,6 +75,11 @@ class Subspace:
         return self.basis.shape[1]
 
     @property
+    def total_directions(self) -> int:
+        """d, the numbers of a patch."""
+        return self.basis.shape[0]
+
+    @property
     def num_patches(self) -> int:
         """Whole patches of an image."""
         rows, columns = grid(self.image_shape, self.window)
@@ -67,8 +99,57 @@ class Subspace:
         return fold(jnp.matmul(coordinates, self.basis.T, precision=HIGHEST), self.window, self.image_shape)
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["projectors", "singular_values", "sigma_1"],
+    meta_fields=["window", "strides", "image_shape"],
+)
+@dataclasses.dataclass(frozen=True)
+class FourierSubspace(Subspace):
+    """The low-sensitivity subspace of images of a first layer whose windows overlap, frequency by frequency (polyphase identity).
+
+    projectors: V_N V_N^H at each frequency of `rfft2` over the grid of cells; a real image has a real projection.
+    singular_values, sigma_1: as for patches, of images that wrap around; one entry for each real direction of an image.
+    window: (kh, kw, C); strides; image_shape: (H, W, C), all static.
+    """
+
+    projectors: Complex[Array, "rows half p p"]
+    singular_values: Float[Array, " k"]
+    sigma_1: Float[Array, ""]
+    window: tuple[int, int, int]
+    strides: tuple[int, int]
+    image_shape: tuple[int, int, int]
+
+    @property
+    def num_directions(self) -> int:
+        """k, the real dimension of the subspace of images."""
+        return self.singular_values.shape[0]
+
+    @property
+    def total_directions(self) -> int:
+        """H W C, the numbers of an image."""
+        return int(np.prod(self.image_shape))
+
+    @property
+    def num_patches(self) -> int:
+        """1: the image is the only part."""
+        return 1
+
+    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        """The part of `delta` in the subspace."""
+        return filter_cells(delta, self.projectors, self.strides)
+
+    def complement(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        """The part of `delta` outside the subspace."""
+        return delta - self.project(delta)
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+        """Fresh white Gaussian noise in the subspace: unit variance for every real direction."""
+        return self.project(jax.random.normal(key, self.image_shape))
+
+
 def low_sensitivity(
-    spectrum: Spectrum,
+    spectrum: Spectrum | PolyphaseSpectrum,
     rule: Rule,
     value: float,
     *,
@@ -78,12 +159,14 @@ def low_sensitivity(
     """The low-sensitivity subspace that `rule` chooses.
 
     relative: sigma_i <= value * sigma_1, value in [0, 1). Rounding error of the SVD counts as zero.
-    count: the `value` directions of smallest sigma. The only rule with a static size, hence usable inside jit.
+    count: the `value` directions of smallest sigma. The only rule with a static size, hence for patches usable inside jit.
     energy: the most directions that hold at most the share `value` in [0, 1) of sum sigma_i^2.
     utility: the most directions for which the utility bound (T1) sigma_max(V_N) * norm(delta) of a change at `psnr_db` (dB)
         is at most `value` times `feature_norm`, the usual norm of the layer's response to an image. `strongest_psnr_db`
         then gives the strength up to which the bound stays below the gap.
 
+    Where windows overlap, directions and norms are of the whole image, and of the layer on images that wrap around: `certify`
+    adds what the true border does. A direction comes with its conjugate, so count and energy may take one direction less.
     Raises UserError for a value out of range, and when no direction or every direction would be chosen.
     """
     dimension = spectrum.singular_values.shape[0]
@@ -91,7 +174,7 @@ def low_sensitivity(
         count = int(value)
         if not 0 < count < dimension or count != value:
             raise UserError(
-                f"count {value} is not a whole number from 1 to {dimension - 1} (a patch has {dimension} directions)"
+                f"count {value} is not a whole number from 1 to {dimension - 1} ({_whole(spectrum)} has {dimension} directions)"
             )
     else:
         if rule not in ("relative", "energy", "utility"):
@@ -99,17 +182,36 @@ def low_sensitivity(
         if not 0 <= value < 1:
             raise UserError(f"{rule} threshold {value} is not in [0, 1)")
         count = _count(spectrum, rule, value, psnr_db, feature_norm)
-    first = dimension - count
-    values, vectors = spectrum.singular_values, spectrum.vectors
-    return Subspace(
+    values = spectrum.singular_values
+    if isinstance(spectrum, PolyphaseSpectrum):
+        taken, kept = lowest(spectrum, count)
+        if kept == 0:
+            raise UserError(f"rule {rule} with {value:g} would split two conjugate directions; take at least 2")
+        return FourierSubspace(
+            projectors(spectrum.vectors, taken), values[dimension - kept :], values[0],
+            spectrum.window, spectrum.strides, spectrum.image_shape,
+        )  # fmt: skip
+    first, vectors = dimension - count, spectrum.vectors
+    return PatchSubspace(
         vectors[:, first:], vectors[:, :first], values[first:], values[0], spectrum.window, spectrum.image_shape
     )
 
 
-def _count(spectrum: Spectrum, rule: str, value: float, psnr_db: float | None, feature_norm: float | None) -> int:
+def _whole(spectrum: Spectrum | PolyphaseSpectrum) -> str:
+    return "a patch" if isinstance(spectrum, Spectrum) else "an image"
+
+
+def _rounding(window: tuple[int, int, int]) -> float:
+    """Share of sigma_1 below which a singular value is zero to float32: each number that the SVD saw is a sum over a window."""
+    return int(np.prod(window)) * float(np.finfo(np.float32).eps)
+
+
+def _count(
+    spectrum: Spectrum | PolyphaseSpectrum, rule: str, value: float, psnr_db: float | None, feature_norm: float | None
+) -> int:
     """How many of the last directions a value-dependent rule takes. On the host."""
     sigma = np.asarray(spectrum.singular_values, np.float64)
-    rounding = len(sigma) * np.finfo(np.float32).eps * sigma[0]
+    rounding = _rounding(spectrum.window) * sigma[0]
     if rule == "energy":
         held = np.cumsum(np.where(sigma <= rounding, 0, sigma)[::-1] ** 2)
         count = int(np.sum(held <= value * held[-1]))
@@ -123,7 +225,7 @@ def _count(spectrum: Spectrum, rule: str, value: float, psnr_db: float | None, f
     if count == 0:
         raise UserError(
             f"no low-sensitivity direction under rule {rule} with {value:g}: the smallest sigma / sigma_1 of this layer is "
-            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, or choose another model"
+            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, use rule count, or choose another model"
         )
     if count == len(sigma):
         raise UserError(
@@ -139,8 +241,8 @@ def delta_norm(psnr_db: float, image_shape: tuple[int, ...]) -> float:
 
 def strongest_psnr_db(space: Subspace, gap: float, feature_norm: float) -> float:
     """The PSNR (dB) at which the utility bound (T1) reaches `gap` times `feature_norm`; weaker is higher. -inf when the
-    subspace is exactly null to float32, so that any strength does."""
+    subspace is exactly null to float32, so that any strength does. Without what the true border does where windows overlap."""
     sigma = float(space.singular_values[0])
-    if sigma <= space.basis.shape[0] * np.finfo(np.float32).eps * float(space.sigma_1):
+    if sigma <= _rounding(space.window) * float(space.sigma_1):
         return -np.inf
     return float(20 * np.log10(sigma * np.sqrt(np.prod(space.image_shape)) / (gap * feature_norm)))

@@ -88,7 +88,9 @@ def check_text(summary: dict) -> str:
 
 def kept(found: dict) -> str:
     """What a release's summary says of the authorized model, run on the stored files."""
-    cosine = f"cosine of features at least {found['feature_cosine_min']:.4f} (median {found['feature_cosine_median']:.4f})"
+    cosine = (
+        f"cosine of features at least {found['feature_cosine_min']:.4f} (median {found['feature_cosine_median']:.4f})"
+    )
     if "prediction_kept" not in found:
         return cosine
     lost = f"lost on at most {found['prediction_lost_at_most']:.2%}, 95 % one-sided"

@@ -178,7 +178,12 @@ def test_an_image_with_no_room_is_left_and_counted(tmp_path, monkeypatch):
     encode.run(job)
     manifest = release.read_manifest(job.release_dir("png8"))
     assert manifest["left_unchanged"] == 2 and manifest["psnr_db_realised"]["median"] is None
-    assert check.run(job)["png8"]["prediction_kept"] == 2
+    summary = check.run(job)["png8"]
+    assert (
+        summary["prediction_kept"] == 2
+        and summary["psnr_db_median"] is None
+        and summary["feature_cosine_min"] == pytest.approx(1)
+    )
 
 
 def test_keys_come_from_secret_and_content():

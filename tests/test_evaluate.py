@@ -58,7 +58,7 @@ def test_values_are_what_the_models_say_of_the_files(evaluated):
     """Contract 2: an accuracy equals the one counted here from the files on disk, one image at a time."""
     from PIL import Image
 
-    from ne_jax.models.registry import load_model
+    from ne_jax.models.loading import load_model
 
     model, source = load_model("vit_b"), evaluated.source
     said = []
@@ -75,13 +75,37 @@ def test_values_are_what_the_models_say_of_the_files(evaluated):
 
 
 def test_intervals_are_wilsons(evaluated):
-    """The interval belongs to the value and n of its row, by Wilson's formula written out."""
+    """The interval of a share belongs to the value and n of its row, by Wilson's formula written out."""
     z = scipy.stats.norm.ppf(0.975)
     for row in lines(evaluated, evaluate.RESULTS):
+        if row["metric"] == "feature_cosine":
+            continue
         p, n = row["value"], row["n"]
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         np.testing.assert_allclose(row["ci95"], [centre - half, centre + half], atol=1e-5)
+
+
+def test_the_interval_of_a_mean_is_students():
+    """Cosines are means of numbers: t times the standard error on both sides; one value or equal ones have no width."""
+    values = np.array([0.2, 0.5, 0.9, 0.4])
+    half = scipy.stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
+    np.testing.assert_allclose(evaluate.interval(values), (0.5 - half, 0.5 + half))
+    assert evaluate.interval(np.ones(4)) == (1, 1) and evaluate.interval(np.array([0.3])) == (0.3, 0.3)
+
+
+def test_feature_cosines_are_those_of_the_files(evaluated):
+    """The cosine of a row is the mean over images of the angle between the reader's features of clean and stored pixels."""
+    from ne_jax.models.loading import load_model
+
+    model, cosines = load_model("resnet_b"), []
+    for pair in check.pairs(evaluated, "float32"):
+        clean, stored = (np.asarray(model.features(x)[: pair.kept], np.float64) for x in (pair.clean, pair.stored))
+        cosines += [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(clean, stored, strict=True)]
+    key = ("resnet_b", "ne", "float32", "feature_cosine")
+    names = ("reader", "condition", "release_format", "metric")
+    (row,) = [r for r in lines(evaluated, evaluate.RESULTS) if tuple(r[name] for name in names) == key]
+    assert row["value"] == pytest.approx(np.mean(cosines), abs=1e-5) and row["n"] == len(cosines)
 
 
 def test_certificates_have_a_line_an_image(evaluated):
@@ -114,7 +138,8 @@ def test_the_report_holds_the_records_and_needs_no_other_file(evaluated):
     assert "http://" not in page and "https://" not in page
     text = (evaluated.workdir / "report.md").read_text()
     for row in lines(evaluated, evaluate.RESULTS):
-        assert f"{row['value']:.1%} [{row['ci95'][0]:.1%}, {row['ci95'][1]:.1%}]" in text
+        form = ".4f" if row["metric"] == "feature_cosine" else ".1%"
+        assert f"{row['value']:{form}} [{row['ci95'][0]:{form}}, {row['ci95'][1]:{form}}]" in text
     assert "What this does not stop" in text and "If the checkpoint is public, that is everybody" in text
 
 
@@ -126,7 +151,7 @@ def test_a_stage_says_what_it_needs(tmp_path):
             stage.run(job)
 
 
-def test_data_without_labels_gives_agreement_only(tmp_path):
+def test_data_without_labels_gives_no_accuracy(tmp_path):
     """No accuracy is made up where the classes are not the model's."""
     folder = tmp_path / "images"
     folder.mkdir()
@@ -136,7 +161,7 @@ def test_data_without_labels_gives_agreement_only(tmp_path):
     leaves = {"data.kind": "folder", "data.path": str(folder), "evaluate.curve_psnr_db": ()}
     job = open_job(small_config(tmp_path, **leaves), tmp_path / "run")
     encode.run(job)
-    assert {row["metric"] for row in evaluate.run(job)} == {"agreement"}
+    assert {row["metric"] for row in evaluate.run(job)} == {"agreement", "feature_cosine"}
 
 
 def test_projection_removes_gaussian_noise_entirely(make_layer):

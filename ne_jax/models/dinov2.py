@@ -91,7 +91,7 @@ FORMATS = {
     "hugging_face": Format(
         hugging_face_keys, _meta_eval, ("dinov2.", "dinov2_with_registers."), ("embeddings.mask_token",)
     ),
-    "timm": Format(timm_dinov2_keys, lambda config: timm_eval(config.image_size, 1.0), ignored=("mask_token",)),
+    "timm": Format(timm_dinov2_keys, lambda config: timm_eval(config.image_size, 1.0)),
     "meta": Format(meta_keys, _round_crop, ignored=("mask_token",)),
     "onnx": Format(onnx_keys, _meta_eval, ("backbone.",), ("decoder.",)),
 }
