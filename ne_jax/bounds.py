@@ -12,8 +12,10 @@ from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Shaped
 
 from ne_jax.errors import UserError
 from ne_jax.first_layer import HIGHEST, FirstLayer
+from ne_jax.patches import grid
 from ne_jax.pixels import check_pixels, is_concrete, psnr_db, to_float
-from ne_jax.subspace import Subspace
+from ne_jax.polyphase import gains, repeats, unpadded, wrap_around
+from ne_jax.subspace import FourierSubspace, PatchSubspace, Subspace
 
 _UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
 
@@ -23,9 +25,11 @@ class Certificate(NamedTuple):
 
     psnr_db: realised strength, dB. delta_norm: norm(x' - x), pixel units.
     feature_gap: rho = norm(T(x' - x)), measured. bound: proved upper limit of rho. holds: feature_gap <= bound.
-    subspace_term, residual_term, precision_term: the parts of `bound`: sigma_max(V_N) times the change's part in V_N; sigma_1
-        times its part outside, which rounding, clipping and pixels of no patch cause; float32 rounding of the products.
-    expected_gap: sqrt(mean sigma_i^2 over V_N) * norm(part in V_N): the rms of rho under `gaussian` noise.
+    subspace_term, residual_term, precision_term, border_term: the parts of `bound`: sigma_max(V_N) times the change's part in V_N;
+        sigma_1 times its part outside, which rounding, clipping and pixels of no patch cause; float32 rounding of the products;
+        where windows overlap, norm(T w) for the pixels w that wrap around where T pads with zeros, measured (0 for patches).
+    expected_gap: sqrt(mean sigma_i^2 over V_N) * norm(part in V_N): the rms of rho under `gaussian` noise, without
+        the border's share where windows overlap.
     relative_gap: rho / norm(T(x - mean)), the gap against the layer's response to the clean image.
     """
 
@@ -37,6 +41,7 @@ class Certificate(NamedTuple):
     subspace_term: Float[Array, " n"]
     residual_term: Float[Array, " n"]
     precision_term: Float[Array, " n"]
+    border_term: Float[Array, " n"]
     expected_gap: Float[Array, " n"]
     relative_gap: Float[Array, " n"]
 
@@ -51,11 +56,13 @@ def certify(
 
     bound = norm(A V_N) norm(P delta) + sigma_1 norm(delta - P delta) + rounding of float32 products, where A is one patch's map
     and P the projection on V_N. Both norms are measured on this `layer`, so the bound holds for any subspace of these patches,
-    also one of a rounded SVD or of another layer.
+    also one of a rounded SVD or of another layer. Where windows overlap A is the layer on images that wrap around. With zero padding
+    its outputs are these, or some of them, less T applied to what wraps around, whose measured norm is added (triangle
+    inequality); any padding and any layer of the same strides will do.
     Raises UserError for `images` outside [0, 1], `recoded` with NaN, shapes that differ, and a layer with other patches.
     """
     images, recoded = check_pixels(images, "images"), to_float(recoded, "recoded")
-    if not same_patches(layer, space):
+    if not same_patches(layer, space) and not _same_cells(layer, space):
         raise UserError(
             f"the layer's patches ({layer}) are not the subspace's {space.window} on images {space.image_shape}"
         )
@@ -68,23 +75,60 @@ def certify(
     return _certify(layer, space, images, recoded)
 
 
-@jax.jit
-def _certify(layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
+class _Limits(NamedTuple):
+    """Norms of a layer: in the subspace, in all directions, of its rounding errors."""
+
+    low: Float[Array, ""]
+    largest: Float[Array, ""]
+    rounding: Float[Array, ""]
+
+
+def _patch_limits(layer: FirstLayer, space: PatchSubspace) -> _Limits:
     matrix = layer.matrix
     sigma_1 = jnp.linalg.norm(matrix, ord=2)
     sigma_low = jnp.linalg.norm(jnp.matmul(matrix, space.basis, precision=HIGHEST), ord=2)
     # A dot product of d float32 terms is off by at most lambda sqrt(d) u |a| |b|, except with probability 2 d exp(-lambda^2 / 2)
     # (Higham and Mary, 2019, "A new approach to probabilistic rounding error analysis"); lambda = 6.
     rounding = 6 * np.sqrt(matrix.shape[1]) * _UNIT_ROUNDOFF * jnp.linalg.norm(matrix)
+    return _Limits(sigma_low, sigma_1, rounding)
+
+
+def _fourier_limits(layer: FirstLayer, space: FourierSubspace) -> _Limits:
+    low, largest = gains(layer, space.projectors, space.image_shape)
+    places, numbers, matrix = np.prod(grid(space.image_shape, space.strides)), space.projectors.shape[-1], layer.matrix
+    # Dot products as for patches, where a pixel is in `cover` windows. The part in V_N is off by two Fourier transforms, each by at
+    # most 8 u log2(n) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms", theorem 24.2), and a product of p terms.
+    cover = np.prod([-(-side // stride) for side, stride in zip(layer.window, layer.strides, strict=False)])
+    products = 6 * np.sqrt(matrix.shape[1] * cover) * jnp.linalg.norm(matrix)
+    transforms = (16 * np.log2(places) + 6 * numbers) * largest
+    scale = np.sqrt(repeats(layer, space.image_shape))
+    rounding = _UNIT_ROUNDOFF * (products + scale * transforms)
+    return _Limits(scale * low, scale * largest, rounding)
+
+
+def _border(
+    layer: FirstLayer, delta: Float[Array, "height width channels"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """norm(T w) and norm(w) for what wraps around, w."""
+    wrapped = wrap_around(layer, delta)
+    return jnp.linalg.norm(unpadded(layer).apply(wrapped)), jnp.linalg.norm(wrapped)
+
+
+@jax.jit
+def _certify(layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
+    overlapping = isinstance(space, FourierSubspace)
+    limits = _fourier_limits(layer, space) if overlapping else _patch_limits(layer, space)
 
     def one(image, stored) -> Certificate:
         delta = stored - image
         inside = space.project(delta)
         size, gap = jnp.linalg.norm(delta), jnp.linalg.norm(layer.apply(delta))
+        border, outer = _border(layer, delta) if overlapping else (jnp.zeros(()), jnp.zeros(()))
         terms = (
-            sigma_low * jnp.linalg.norm(inside),
-            sigma_1 * jnp.linalg.norm(delta - inside),
-            rounding * size,
+            limits.low * jnp.linalg.norm(inside),
+            limits.largest * jnp.linalg.norm(delta - inside),
+            limits.rounding * (size + outer),
+            border,
         )
         expected = jnp.sqrt(jnp.mean(space.singular_values**2)) * jnp.linalg.norm(inside)
         relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
@@ -166,12 +210,18 @@ def reader_deviation(
 
 
 def same_patches(reader: FirstLayer, space: Subspace) -> bool:
-    """Whether the reader cuts images of the space into the same patches."""
-    return reader.window == space.window and reader.tiles(space.image_shape)
+    """Whether the reader cuts images of the space into the same patches; never where the space's windows overlap."""
+    return isinstance(space, PatchSubspace) and reader.window == space.window and reader.tiles(space.image_shape)
+
+
+def _same_cells(layer: FirstLayer, space: Subspace) -> bool:
+    """Whether a subspace of frequencies is one of cells that the layer moves by."""
+    same = isinstance(space, FourierSubspace) and layer.strides == space.strides
+    return same and layer.window[2] == space.image_shape[2]
 
 
 @jax.jit
-def _deviation(matrix, space: Subspace, noise_std, t) -> Deviation:
+def _deviation(matrix, space: PatchSubspace, noise_std, t) -> Deviation:
     seen = jnp.matmul(matrix, space.basis, precision=HIGHEST)
     eigenvalues = jnp.square(jnp.linalg.svd(seen, compute_uv=False))
     patches, scale = space.num_patches, jnp.square(noise_std)

@@ -55,6 +55,16 @@ def polyphase_spectrum(layer: FirstLayer, image_shape: tuple[int, int, int]) -> 
             f"the first layer's windows {layer.window[:2]} move by {layer.strides} and leave pixels out; "
             "choose a model whose first layer sees every pixel"
         )
+    if (
+        min(
+            side + sum(pad) - kernel
+            for side, pad, kernel in zip(image_shape, pads(layer, image_shape), layer.window, strict=False)
+        )
+        < 0
+    ):
+        raise UserError(
+            f"image_shape {image_shape} with padding {layer.padding} is smaller than one window {layer.window[:2]}"
+        )
     if any(side % stride for side, stride in zip(image_shape, layer.strides, strict=False)):
         raise UserError(
             f"image_shape {image_shape} is not divisible by the first layer's strides {layer.strides}; crop or resize it"
@@ -86,16 +96,13 @@ def _places(window: int, stride: int, pad: int, cells: int) -> tuple[Int[np.ndar
 
 def blocks(layer: FirstLayer, image_shape: tuple[int, int, int]) -> Complex[Array, "rows half outputs p"]:
     """The layer's matrix at each frequency of `rfft2` (polyphase identity): the DFT, conjugated, of its taps on the grid."""
-    (rows, columns), (height, width, channels) = grid(image_shape, layer.strides), layer.window
-    (top, _), (left, _) = pads(layer, image_shape)
-    (row, down), (column, right) = (
-        _places(height, layer.strides[0], top, rows),
-        _places(width, layer.strides[1], left, columns),
-    )
-    taps = jnp.zeros((rows, columns, *cell(layer.strides, image_shape), layer.kernel.shape[-1]))
+    shape, ((top, _), (left, _)) = grid(image_shape, layer.strides), pads(layer, image_shape)
+    row, down = _places(layer.window[0], layer.strides[0], top, shape[0])
+    column, right = _places(layer.window[1], layer.strides[1], left, shape[1])
+    taps = jnp.zeros((*shape, *cell(layer.strides, image_shape), layer.kernel.shape[-1]))
     # Added, not set: where the kernel is larger than the image several taps fall on one place.
     taps = taps.at[row[:, None], column, down[:, None], right].add(layer.kernel / layer.std[:, None])
-    response = jnp.conj(jnp.fft.rfft2(taps.reshape(rows, columns, -1, taps.shape[-1]), axes=(0, 1)))
+    response = jnp.conj(jnp.fft.rfft2(taps.reshape(*shape, -1, taps.shape[-1]), axes=(0, 1)))
     return response.swapaxes(2, 3)
 
 
@@ -182,3 +189,38 @@ def filter_cells(
     frequencies = jnp.einsum("...pq,...q->...p", matrices, jnp.fft.rfft2(cells, axes=(0, 1)), precision=HIGHEST)
     filtered = jnp.fft.irfft2(frequencies, s=shape, axes=(0, 1))
     return fold(filtered.reshape(-1, filtered.shape[-1]), unit, image.shape)
+
+
+def gains(
+    layer: FirstLayer, projectors: Complex[Array, "rows half p p"], image_shape: tuple[int, int, int]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The layer's norm on images that wrap around: in the projectors' subspace, and in all directions."""
+    matrices = triangles(blocks(layer, image_shape))
+    low = jnp.linalg.svd(jnp.matmul(matrices, projectors, precision=HIGHEST), compute_uv=False)
+    return low.max(), jnp.linalg.svd(matrices, compute_uv=False).max()
+
+
+def repeats(layer: FirstLayer, image_shape: tuple[int, int, int]) -> int:
+    """How often, at most, a place of the grid is an output of the zero-padded layer: 1, unless padding exceeds what it needs."""
+    axes = zip(image_shape, pads(layer, image_shape), layer.window, layer.strides, strict=False)
+    outputs = [(side + sum(pad) - kernel) // stride + 1 for side, pad, kernel, stride in axes]
+    return int(
+        np.prod([-(-count // side) for count, side in zip(outputs, grid(image_shape, layer.strides), strict=True)])
+    )
+
+
+def wrap_around(
+    layer: FirstLayer, delta: Float[Array, "height width channels"]
+) -> Float[Array, "padded_height padded_width channels"]:
+    """What a wrap-around has where the layer pads with zeros; zero where the image itself is."""
+    places = [
+        np.arange(-low, side + high) for side, (low, high) in zip(delta.shape, pads(layer, delta.shape), strict=False)
+    ]
+    row, column = (place % side for place, side in zip(places, delta.shape, strict=False))
+    above, beside = ((place < 0) | (place >= side) for place, side in zip(places, delta.shape, strict=False))
+    return jnp.where((above[:, None] | beside)[..., None], delta[row][:, column], 0)
+
+
+def unpadded(layer: FirstLayer) -> FirstLayer:
+    """The layer on images that are padded already."""
+    return FirstLayer(layer.kernel, layer.strides, "VALID", layer.mean, layer.std)

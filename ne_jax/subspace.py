@@ -223,9 +223,11 @@ def _count(
             limit = value * feature_norm / delta_norm(psnr_db, spectrum.image_shape)
         count = int(np.sum(sigma <= max(limit, rounding)))
     if count == 0:
+        patches = isinstance(spectrum, Spectrum)
+        hint = "" if patches else " (as a rule, only layers whose windows do not overlap have null directions)"
         raise UserError(
             f"no low-sensitivity direction under rule {rule} with {value:g}: the smallest sigma / sigma_1 of this layer is "
-            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, use rule count, or choose another model"
+            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, use rule count, or choose another model{hint}"
         )
     if count == len(sigma):
         raise UserError(

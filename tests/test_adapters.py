@@ -22,7 +22,8 @@ from ne_jax.adapters import Adapted, pooled, same_padding
 from ne_jax.errors import UserError
 from ne_jax.onnx_adapter import from_onnx
 from ne_jax.preprocess import Preprocess
-from ne_jax.torch_adapter import from_torch, open_torch
+from ne_jax.torch_adapter import from_torch
+from ne_jax.torch_names import open_torch
 from tests.oracles import close, randomise, timm, torch, transformers
 
 nn = torch.nn

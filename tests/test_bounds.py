@@ -23,6 +23,7 @@ from ne_jax import (
     recode,
     spectral_gap,
     spectrum,
+    strongest_psnr_db,
 )
 from ne_jax.bounds import noise_energy, same_patches
 from ne_jax.patches import fold
@@ -123,6 +124,7 @@ def test_the_bound_is_the_sum_of_its_terms(graded, space, images, release):
     assert (terms[2] < 1e-3 * terms[:2].sum(0)).all()
     if change == "gaussian":
         assert (terms[1] < 1e-3 * terms[0]).all()
+    assert not np.any(certificate.border_term)  # patches have no border
 
 
 def test_expected_gap_is_what_gaussian_noise_gives(graded, space, keys, images):
@@ -330,6 +332,18 @@ def test_deviation_refuses_patches_that_padding_moves(make_layer):
     moved = FirstLayer(chosen.layer.kernel, (3, 3), "SAME", chosen.layer.mean, chosen.layer.std)
     with pytest.raises(UserError, match="reader's windows"):
         reader_deviation(moved, space, 0.1)
+
+
+def test_spaces_of_frequencies_have_no_patches_to_compare():
+    """Where windows overlap no reader has the same patches, so its deviation is refused: measure `noise_energy` instead."""
+    layer = FirstLayer(np.random.default_rng(0).standard_normal((4, 4, 3, 16)), (2, 2), "VALID", 3 * [0.5], 3 * [0.5])
+    space = low_sensitivity(spectrum(layer, (8, 8, 3)), "count", 50)
+    patches = FirstLayer(layer.kernel, (4, 4), "VALID", layer.mean, layer.std)
+    for other in (layer, patches):
+        assert not same_patches(other, space)
+        with pytest.raises(UserError, match="are not the subspace's patches"):
+            reader_deviation(other, space, 0.1)
+    assert strongest_psnr_db(space, 0.1, 5.0) > -np.inf
 
 
 def test_predictions_are_compared_on_hand_made_logits():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ne_jax import FirstLayer, Subspace, UserError, fashion_mnist, isotropic, low_sensitivity, recode, spectrum
+from ne_jax import FirstLayer, Subspace, UserError, certify, fashion_mnist, isotropic, low_sensitivity, recode, spectrum
 from ne_jax.patches import unfold
 from ne_jax.pixels import to_float
 from ne_jax.recode import _recode
@@ -296,6 +296,37 @@ def test_static_faults_are_told_inside_jit(keys, images, space):
         jax.jit(lambda k, x: recode_all(k, x, space, 14.0))(keys[:2], images[:2, :8])
     with pytest.raises(UserError, match="image has dtype"):
         recode_all(keys[:2], jnp.ones((2, 16, 16, 3), jnp.int32), space, 14.0)
+
+
+@pytest.fixture(scope="module")
+def overlapping():
+    """A layer with windows of 5 x 5 that move by 2, padded, and the half of an image's directions that it sees least; it sees
+    grey most."""
+    kernel = 1 + np.random.default_rng(0).standard_normal((5, 5, 3, 16))
+    layer = FirstLayer(kernel, (2, 2), ((2, 2), (2, 2)), 3 * [0.5], 3 * [0.25])
+    return layer, low_sensitivity(spectrum(layer, (16, 16, 3)), "count", 384)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_windows_that_overlap_are_recoded_alike(keys, grey, overlapping, design, replace):
+    """In a subspace of frequencies: the asked strength, nothing but rounding outside V_N, and the image's own part replaced."""
+    layer, space = overlapping
+    recoded = recode_all(keys[:8], grey[:8], space, 12.0 if replace else 24.0, design=design, replace=replace)
+    delta = recoded - grey[:8]
+    outside = norm(jax.vmap(space.complement)(delta))
+    if design == "gaussian":
+        np.testing.assert_allclose(psnr(delta), 12.0 if replace else 24.0, rtol=0, atol=1e-3)
+        assert (outside <= 1e-5 * norm(delta)).all()
+    else:
+        assert np.array_equal(to_float(np.round(np.asarray(recoded) * 255).astype(np.uint8)), recoded)
+        # Rounding to 8 bits: .289 grey levels for each of the directions outside, some of the overflow with them.
+        assert (255 * outside / np.sqrt(PIXELS - space.num_directions) <= 0.4).all()
+    assert bool(certify(layer, space, grey[:8], recoded).holds.all())
+    if replace:
+        own, left = jax.vmap(space.project)(grey[:8]), jax.vmap(space.project)(recoded)
+        share = np.sum(np.asarray(own * left), (1, 2, 3)) / np.sum(np.asarray(own) ** 2, (1, 2, 3))
+        assert abs(share.mean()) <= 5 * np.mean(norm(left) / norm(own)) / np.sqrt(8 * space.num_directions)
 
 
 @pytest.mark.parametrize("box", [False, True])

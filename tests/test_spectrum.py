@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ne_jax import FirstLayer, UserError, spectrum
+from ne_jax.polyphase import PolyphaseSpectrum
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -109,9 +110,8 @@ def test_padding_that_adds_nothing_is_accepted(make_layer, padding):
 @pytest.mark.parametrize(
     ("strides", "padding", "image_shape", "message"),
     [
-        ((1, 1), "VALID", (8, 8, 3), r"windows \(2, 4\) move by \(1, 1\): only layers whose windows do not overlap"),
-        ((2, 2), "VALID", (8, 8, 3), "do not overlap"),
-        ((3, 4), "VALID", (8, 8, 3), "do not overlap"),
+        ((3, 4), "VALID", (9, 8, 3), r"windows \(2, 4\) move by \(3, 4\) and leave pixels out"),
+        ((2, 2), "VALID", (9, 8, 3), r"\(9, 8, 3\) is not divisible by the first layer's strides \(2, 2\)"),
         ((2, 4), "VALID", (8, 8, 1), r"image_shape \(8, 8, 1\) has 1 channels; the first layer takes 3"),
         ((2, 4), "VALID", (1, 8, 3), r"image_shape \(1, 8, 3\) is smaller than one patch \(2, 4\)"),
         ((2, 4), "VALID", (8, 3, 3), "smaller than one patch"),
@@ -119,8 +119,16 @@ def test_padding_that_adds_nothing_is_accepted(make_layer, padding):
         ((2, 4), ((1, 1), (0, 0)), (8, 8, 3), r"padding \(\(1, 1\), \(0, 0\)\) do not tile"),
     ],
 )
-def test_what_is_not_a_map_of_patches_is_refused(strides, padding, image_shape, message):
-    """Overlapping windows, gaps, other channels, too small images and padding are refused with what was found."""
+def test_what_has_no_spectrum_is_refused(strides, padding, image_shape, message):
+    """Gaps, sides that strides do not divide, other channels, too small images and padding are refused with what was found."""
     layer = FirstLayer(np.ones((2, 4, 3, 5)), strides, padding, 3 * [0.5], 3 * [0.5])
     with pytest.raises(UserError, match=message):
         spectrum(layer, image_shape)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
+def test_windows_that_overlap_have_a_spectrum_of_the_image(strides):
+    """Where windows overlap the singular values are of all directions of an image, by frequency."""
+    layer = FirstLayer(np.ones((2, 4, 3, 5)), strides, "VALID", 3 * [0.5], 3 * [0.5])
+    found = spectrum(layer, (8, 8, 3))
+    assert isinstance(found, PolyphaseSpectrum) and found.singular_values.shape == (192,)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ne_jax import Spectrum, Subspace, UserError, low_sensitivity, spectrum, strongest_psnr_db
 from ne_jax.patches import unfold
-from ne_jax.subspace import delta_norm
+from ne_jax.subspace import PatchSubspace, delta_norm
 
 EPS = float(np.finfo(np.float32).eps)
 SIGMA = np.sqrt([60, 20, 10, 5, 2, 1.5, 1, 0.5])  # sigma^2 adds up to 100
@@ -121,6 +121,12 @@ def test_any_strength_fits_a_null_space():
 def of_size(request, graded) -> Subspace:
     """Subspaces smaller than, as large as and larger than their complement, of images of 4 x 4 patches."""
     return low_sensitivity(spectrum(graded.layer, (16, 16, 3)), "count", request.param)
+
+
+def test_a_patch_s_directions_are_counted(of_size):
+    """total_directions is d of a patch; a subspace of patches is a PatchSubspace, and a Subspace."""
+    assert of_size.total_directions == 48 and of_size.num_patches == 16
+    assert isinstance(of_size, PatchSubspace) and isinstance(of_size, Subspace)
 
 
 def test_basis_and_complement_are_all_directions(of_size):

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
 
-from ne_jax import checkpoints, onnx_adapter, orbax_store, packaged, tensor_files, torch_adapter
+from ne_jax import checkpoints, onnx_adapter, orbax_store, packaged, tensor_files, torch_adapter, torch_names
 from ne_jax import preprocess as preprocessing
+from ne_jax.adapters import Adapted
 from ne_jax.errors import UserError
 from ne_jax.first_layer import FirstLayer
 from ne_jax.models.fitting import Fit, as_published, choose, differences, fitting
@@ -226,14 +228,29 @@ def _adapted(name: str, checkpoint: str | os.PathLike | None, label: str, prepro
     kind, _, spec = name.partition(":")
     path = None if checkpoint is None else _local(checkpoint)
     if kind == "torch":
-        adapted = torch_adapter.open_torch(spec, path, preprocess)
+        adapted = torch_names.open_torch(spec, path, preprocess)
     elif path is None and not spec:
         raise UserError("model onnx: needs a graph: give its path as the checkpoint, or as onnx:PATH")
     else:
         adapted = onnx_adapter.from_onnx(path or _local(spec), preprocess=preprocess)
+    return _foreign(adapted, name, label)
+
+
+def from_torch(module: Any, first: str | None = None, *, preprocess: Preprocess, label: str = "torch") -> Model:
+    """A `torch.nn.Module` of the caller's as a `Model`.
+
+    module: takes normalised NCHW images. first: dotted name of its first convolution; found by running it unless given.
+    preprocess: what it wants done to an image. The hash is empty: there is no file.
+    Raises UserError, in one line, for a module whose first layer is no plain convolution of the image.
+    """
+    return _foreign(torch_adapter.from_torch(module, first, preprocess=preprocess), label, label)
+
+
+def _foreign(adapted: Adapted, architecture: str, label: str) -> Model:
     layer = FirstLayer(adapted.first_layer_kernel, adapted.strides, adapted.padding, adapted.mean, adapted.std)
 
     def forward(pixels) -> Outputs:
-        return Outputs(*adapted.forward(np.asarray(pixels)))
+        logits, features = adapted.forward(np.asarray(pixels))
+        return Outputs(None if logits is None else jnp.asarray(logits), jnp.asarray(features))
 
-    return Model(label, name, adapted.preprocess, layer, lambda: adapted.sha256, adapted.num_classes, forward)
+    return Model(label, architecture, adapted.preprocess, layer, lambda: adapted.sha256, adapted.num_classes, forward)
