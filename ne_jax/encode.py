@@ -195,7 +195,7 @@ def _manifest(job: Job, release_format: str, records: list[dict]) -> dict:
         "rule": job.config.subspace.rule,
         "threshold": job.config.subspace.value,
         "directions": job.space.num_directions,
-        "patch_numbers": int(job.space.basis.shape[0]),
+        "patch_numbers": job.space.total_directions,
         "psnr_db_asked": settings.psnr_db,
         "psnr_db_realised": dict(zip(("min", "median", "max"), spread, strict=True)),
         "edge_share": float(np.mean([share for record in records for share in record["edge_share"]])),

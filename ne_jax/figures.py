@@ -45,25 +45,23 @@ def pictures(
     _save(figure, path)
 
 
-def spectrum(path: pathlib.Path, relative: Float[np.ndarray, " d"], kept: int, rank: int) -> None:
-    """sigma_i / sigma_1 against i, with the cut after `kept` sensitive directions; exact zeros (from `rank` on) at the floor."""
+def spectrum(path: pathlib.Path, inspected: dict) -> None:
+    """sigma_i / sigma_1 against i, from what stage inspect found, with the cut after the sensitive directions; exact zeros at the
+    floor."""
+    places, sigma = np.array(inspected["singular_value_places"]), np.array(inspected["singular_values"])
+    total, relative = inspected["patch_numbers"], sigma / sigma[0]
+    rank, kept = total - inspected["exact_null_directions"], total - inspected["directions"]
+    seen = places <= rank
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(6.4, 3.4))
-        floor = 10 ** (np.floor(np.log10(relative[:rank].min())) - 1)
-        axis.semilogy(np.arange(1, rank + 1), relative[:rank], color=_COLOURS[0], label="singular values")
-        if rank < len(relative):
-            axis.semilogy(
-                [rank + 1, len(relative)], [floor, floor], color=_COLOURS[1], label="exactly zero (drawn at the floor)"
-            )
-        axis.axvspan(
-            kept + 0.5,
-            len(relative),
-            color=_COLOURS[1],
-            alpha=0.12,
-            label=f"recoded: {len(relative) - kept} directions",
-        )
+        floor = 10 ** (np.floor(np.log10(relative[seen].min())) - 1)
+        axis.semilogy(places[seen], relative[seen], color=_COLOURS[0], label="singular values")
+        if rank < total:
+            label = "exactly zero (drawn at the floor)"
+            axis.semilogy([rank + 1, total], [floor, floor], color=_COLOURS[1], label=label)
+        axis.axvspan(kept + 0.5, total, color=_COLOURS[1], alpha=0.12, label=f"recoded: {total - kept} directions")
         axis.axvline(kept + 0.5, color=_COLOURS[6], linestyle="--", linewidth=1)
-        axis.set(xlabel="direction of a patch, i", ylabel=r"$\sigma_i / \sigma_1$", xlim=(1, len(relative)))
+        axis.set(xlabel=f"direction of {inspected['whole']}, i", ylabel=r"$\sigma_i / \sigma_1$", xlim=(1, total))
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(0.02, 0.3))
         _save(figure, path)
 

@@ -16,6 +16,7 @@ from ne_jax.subspace import strongest_psnr_db
 INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 _LEAK = 0.1  # share of the images' energy in the subspace above which `replace` is worth a word
+_DRAWN = 2000  # singular values that are kept for the picture, at most
 _GAP = 0.01  # relative feature gap for which the largest safe strength is told
 
 
@@ -25,7 +26,8 @@ def run(job: Job) -> dict:
     keys = noise_keys(job.secret(), clean)
     readers = [load_named(job.config, name) for name in job.config.readers]
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
-    null = int(np.sum(sigma <= len(sigma) * np.finfo(np.float32).eps * sigma[0]))
+    null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
+    places = np.unique(np.linspace(0, len(sigma) - 1, _DRAWN).astype(int))
     allowed = strongest_psnr_db(job.space, _GAP, job.feature_norm)
     found = {
         "authorized": job.authorized.name,
@@ -33,6 +35,7 @@ def run(job: Job) -> dict:
         "checkpoint_sha256": job.authorized.sha256,
         "image_shape": list(job.authorized.preprocess.image_shape),
         "window": list(job.space.window),
+        "whole": "a patch" if job.space.num_patches > 1 else "an image",
         "patch_numbers": len(sigma),
         "outputs": int(job.authorized.first_layer.kernel.shape[-1]),
         "exact_null_directions": null,
@@ -44,7 +47,8 @@ def run(job: Job) -> dict:
         "image_energy_in_subspace": _energy_share(job, clean),
         "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
         "sample": len(clean),
-        "singular_values": sigma.tolist(),
+        "singular_value_places": (places + 1).tolist(),
+        "singular_values": sigma[places].tolist(),
         "formats": {name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
     }
     release.write_json(job.workdir / INSPECTION, found)
@@ -95,8 +99,8 @@ def describe(found: dict) -> str:
     low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
     share = found["image_energy_in_subspace"]
     lines = [
-        f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of a patch are "
-        f"exactly null, {low} are below the cut (largest sigma / sigma_1 there: {found['largest_relative_sigma']:.2g}).",
+        f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of "
+        f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: {found['largest_relative_sigma']:.2g}).",
         f"They hold {share:.1%} of the images' energy{'; recode.replace=True removes it' if share > _LEAK else ''}.",
     ]
     if null == 0:

@@ -17,6 +17,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
 from ne_jax.noise_keys import load_secret
 from ne_jax.pixels import to_float
+from ne_jax.polyphase import PolyphaseSpectrum
 from ne_jax.recode import Design
 from ne_jax.spectrum import Spectrum, spectrum
 from ne_jax.subspace import Subspace, low_sensitivity
@@ -29,7 +30,7 @@ class Job(NamedTuple):
     workdir: pathlib.Path
     authorized: Model
     source: data.Source
-    spectrum: Spectrum
+    spectrum: Spectrum | PolyphaseSpectrum
     space: Subspace
     feature_norm: float
 

@@ -52,9 +52,7 @@ def run(job: Job) -> pathlib.Path:
     curve = [json.loads(line) for line in _load(job, CURVE, "evaluate").splitlines()]
     folder = job.workdir / "figures"
     _pictures(job, folder / "pictures.png")
-    sigma = np.array(inspected["singular_values"])
-    rank = len(sigma) - inspected["exact_null_directions"]
-    figures.spectrum(folder / "spectrum.png", sigma / sigma[0], len(sigma) - inspected["directions"], rank)
+    figures.spectrum(folder / "spectrum.png", inspected)
     if curve:
         figures.curve(folder / "curve.png", curve)
     text = "\n".join(
@@ -201,7 +199,7 @@ def _spectrum(inspected: dict) -> str:
 
 ![Singular values of the authorized model's first layer, relative to the largest, and the cut](figures/spectrum.png)
 
-{inspected["directions"]} of {inspected["patch_numbers"]} directions of a patch are recoded
+{inspected["directions"]} of {inspected["patch_numbers"]} directions of {inspected["whole"]} are recoded
 ({inspected["exact_null_directions"]} exactly null); they hold {inspected["image_energy_in_subspace"]:.1%} of the images' energy.
 """
 

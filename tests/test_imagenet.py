@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ne_jax import encode, evaluate, release
+from ne_jax import check, encode, evaluate, release
 from ne_jax.job import open_job
 from tests.oracles import torch, transformers
 
@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory):
     return root
 
 
-def job_of(config_name, tree, checkpoints, workdir, readers):
+def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
     spec = importlib.util.spec_from_file_location(config_name, CONFIGS / f"{config_name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -60,7 +60,7 @@ def job_of(config_name, tree, checkpoints, workdir, readers):
             entry["checkpoint"] = str(checkpoints / name)
     config.models, config.readers = ConfigDict(models), readers
     leaves = {"data.path": str(tree), "data.limit": 3, "batch_size": 3, "evaluate.curve_psnr_db": ()}
-    config.update_from_flattened_dict(leaves | {"evaluate.attack_images": 1})
+    config.update_from_flattened_dict(leaves | {"evaluate.attack_images": 1} | dict(changes))
     return open_job(config, workdir)
 
 
@@ -80,4 +80,22 @@ def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     assert min(cosines["vit_b16", "float32"], cosines["vit_b16", "png8"]) > 0.99
     assert max(cosines["convnext_t", "float32"], cosines["swin_b", "float32"]) < 0.7
     manifest = release.read_manifest(job.release_dir("float32"))
-    assert manifest["image_shape"] == [224, 224, 3] and manifest["psnr_db_realised"]["median"] == pytest.approx(0, abs=0.01)
+    assert manifest["image_shape"] == [224, 224, 3] and manifest["psnr_db_realised"]["median"] == pytest.approx(
+        0, abs=0.01
+    )
+
+
+def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
+    """A stem whose windows overlap, at real size: the release is of images, its bound holds, and the weak end of the curve is kept
+    better than white noise of the same strength would."""
+    job = job_of(
+        "imagenet_resnet50", tree, checkpoints, tmp_path / "run", ("resnet50", "vit_b16"), {"recode.psnr_db": 20.0}
+    )
+    assert job.space.num_directions == 30_000 and job.space.total_directions == 224 * 224 * 3
+    assert encode.run(job) == 0
+    summary = check.run(job)
+    assert all(found["bound_holds"] == found["n"] == 3 and found["deviation"] == {} for found in summary.values())
+    records = evaluate.run(job)
+    rows = [r for r in records if (r["metric"], r["reader"]) == ("feature_cosine", "resnet50")]
+    cosines = {(row["condition"], row["release_format"]): row["value"] for row in rows}
+    assert all(cosines["ne", name] > cosines["gaussian", name] for name in ("float32", "png8"))

@@ -64,7 +64,7 @@ def test_a_mistake_is_one_line_and_no_traceback(finished, mistake):
 
 
 NEW_WORKDIR_MISTAKES = {
-    "overlapping windows": (["--config.authorized=resnet_a"], "only layers whose windows do not overlap"),
+    "overlapping windows": (["--config.authorized=resnet_a"], "no low-sensitivity direction"),
     "strength out of reach": (
         ["--config.recode.fit=False"],
         "cannot be reached inside [0, 1]: the strongest that fits",
