@@ -100,7 +100,8 @@ def describe(found: dict) -> str:
     share = found["image_energy_in_subspace"]
     lines = [
         f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of "
-        f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: {found['largest_relative_sigma']:.2g}).",
+        f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: "
+        f"{found['largest_relative_sigma']:.2g}).",
         f"They hold {share:.1%} of the images' energy{'; recode.replace=True removes it' if share > _LEAK else ''}.",
     ]
     if null == 0:

@@ -11,7 +11,7 @@ import dataclasses
 from ne_jax.checkpoints import Format, Source
 from ne_jax.models import positions
 from ne_jax.models.published import IMAGENET, timm_eval
-from ne_jax.models.vit import SIZES, ViTConfig, linear, norm, outside_blocks, timm_keys
+from ne_jax.models.vit import SIZES, ViTConfig, hugging_face_attention, linear, norm, outside_blocks, timm_keys
 from ne_jax.preprocess import Preprocess
 
 VARIANTS = {
@@ -61,9 +61,7 @@ def hugging_face_keys(config: ViTConfig) -> dict[str, Source]:
         keys["registers"] = Source("embeddings.register_tokens")
     for index in range(config.depth):
         ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
-        attention = f"{theirs}.attention.attention"
-        keys |= linear(f"{ours}.attn.qkv", *(f"{attention}.{part}" for part in ("query", "key", "value")))
-        keys |= linear(f"{ours}.attn.proj", f"{theirs}.attention.output.dense")
+        keys |= hugging_face_attention(ours, theirs)
         keys |= linear(f"{ours}.fc1", f"{theirs}.mlp.fc1") | linear(f"{ours}.fc2", f"{theirs}.mlp.fc2")
         keys |= norm(f"{ours}.norm1", f"{theirs}.norm1") | norm(f"{ours}.norm2", f"{theirs}.norm2")
         keys |= _layer_scale(ours, f"{theirs}.layer_scale1.lambda1", f"{theirs}.layer_scale2.lambda1")

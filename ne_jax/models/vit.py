@@ -222,6 +222,12 @@ def timm_keys(config: ViTConfig) -> dict[str, Source]:
     return keys
 
 
+def hugging_face_attention(ours: str, theirs: str) -> dict[str, Source]:
+    """Rows of a block's attention, as all of transformers' ViTs have it."""
+    parts = [f"{theirs}.attention.attention.{part}" for part in ("query", "key", "value")]
+    return linear(f"{ours}.attn.qkv", *parts) | linear(f"{ours}.attn.proj", f"{theirs}.attention.output.dense")
+
+
 def hugging_face_keys(config: ViTConfig) -> dict[str, Source]:
     """Where transformers keeps each leaf (ViTForImageClassification, DeiTForImageClassification and ...WithTeacher)."""
     keys = outside_blocks(
@@ -232,9 +238,7 @@ def hugging_face_keys(config: ViTConfig) -> dict[str, Source]:
     )  # fmt: skip
     for index in range(config.depth):
         ours, theirs = f"blocks.{index}", f"encoder.layer.{index}"
-        attention = f"{theirs}.attention.attention"
-        keys |= linear(f"{ours}.attn.qkv", *(f"{attention}.{part}" for part in ("query", "key", "value")))
-        keys |= linear(f"{ours}.attn.proj", f"{theirs}.attention.output.dense")
+        keys |= hugging_face_attention(ours, theirs)
         keys |= linear(f"{ours}.fc1", f"{theirs}.intermediate.dense") | linear(f"{ours}.fc2", f"{theirs}.output.dense")
         keys |= norm(f"{ours}.norm1", f"{theirs}.layernorm_before") | norm(f"{ours}.norm2", f"{theirs}.layernorm_after")
     return keys
