@@ -35,7 +35,7 @@ def get_config():
     config.subspace.value = 204
     config.recode.psnr_db = 0.9
     config.recode.fit = True
-    config.evaluate.curve_psnr_db = (13.0, 26.9)
+    config.evaluate.curve_psnr_db = (13.0,)
     config.evaluate.curve_images = 24
     config.evaluate.attack_images = 48
     return config

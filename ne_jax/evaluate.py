@@ -60,13 +60,14 @@ def scores(answers: Answers, clean: Answers, labels: Int[np.ndarray, " n"] | Non
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean: Wilson's for yes and no, Student's for numbers."""
+    """95 % interval of a mean: Wilson's for yes and no, Student's for cosines, cut off at -1 and 1."""
     if values.dtype == bool:
         found = scipy.stats.binomtest(int(values.sum()), len(values)).proportion_ci(0.95, method="wilson")
         return found.low, found.high
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
-    return scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
+    return max(low, -1.0), min(high, 1.0)
 
 
 def record(

@@ -25,6 +25,7 @@ from ne_jax.pixels import from_bytes
 from ne_jax.tables import METRICS, NAMES, formats, kept, result_table, table, told
 
 _NEWLINE = "\n"
+_CAPTION = 20  # letters that fit beside a picture
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
@@ -81,7 +82,8 @@ def _pictures(job: Job, path: pathlib.Path) -> None:
         columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
     seen = attacks.remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
-    figures.pictures(path, columns, [name.rsplit("/", 1)[-1] for name in pair.names])
+    captions = [name if len(name) <= _CAPTION else name.rsplit("/", 1)[-1] for name in pair.names]
+    figures.pictures(path, columns, captions)
 
 
 def _metric(records: list[dict]) -> str:

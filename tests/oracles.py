@@ -4,13 +4,14 @@ random, so that no leaf can be forgotten, swapped or read in the wrong order wit
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # workers run side by side
 # Order-one activations: what norms multiply with, what they add, residual branches that do not grow the stream too fast.
 _BRANCH = ("gamma", "layer_scale", "lambda")
 

@@ -92,6 +92,7 @@ def test_the_interval_of_a_mean_is_students():
     half = scipy.stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
     np.testing.assert_allclose(evaluate.interval(values), (0.5 - half, 0.5 + half))
     assert evaluate.interval(np.ones(4)) == (1, 1) and evaluate.interval(np.array([0.3])) == (0.3, 0.3)
+    assert evaluate.interval(np.array([0.9, 1.0]))[1] == 1  # no cosine is above 1
 
 
 def test_feature_cosines_are_those_of_the_files(evaluated):

@@ -91,7 +91,8 @@ def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
     job = job_of(
         "imagenet_resnet50", tree, checkpoints, tmp_path / "run", ("resnet50", "vit_b16"), {"recode.psnr_db": 20.0}
     )
-    assert job.space.num_directions == 30_000 and job.space.total_directions == 224 * 224 * 3
+    assert job.space.num_directions in (29_999, 30_000)  # a direction and its conjugate stay together
+    assert job.space.total_directions == 224 * 224 * 3
     assert encode.run(job) == 0
     summary = check.run(job)
     assert all(found["bound_holds"] == found["n"] == 3 and found["deviation"] == {} for found in summary.values())
