@@ -186,6 +186,7 @@ def _manifest(job: Job, release_format: str, records: list[dict]) -> dict:
     preprocess, settings = job.authorized.preprocess, job.config.recode
     return {
         "ne_jax": importlib.metadata.version("ne_jax"),
+        "pillow": importlib.metadata.version("pillow"),  # versions differ in how they resize
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "authorized": job.authorized.name,
         "checkpoint_sha256": job.authorized.sha256,
