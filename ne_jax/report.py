@@ -247,7 +247,9 @@ This is a limit on use by other models, as measured above, on the date and files
 
 
 def _reproduce(job: Job) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ne_jax", "jax", "flax", "numpy", "pillow"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("ne_jax", "jax", "flax", "numpy", "pillow")
+    )
     manifest = release.read_manifest(job.release_dir(job.config.release.formats[0]))
     settings = "\n".join(f"{name} = {value}" for name, value in leaves(job.config).items())
     return f"""## How to reproduce
