@@ -75,7 +75,7 @@ def curve(path: pathlib.Path, records: Sequence[dict]) -> None:
         figure, axes = plt.subplots(1, len(formats), figsize=(5.2 * len(formats), 3.8), squeeze=False, sharey=True)
         for axis, name in zip(axes[0], formats, strict=True):
             for colour, reader in zip(_COLOURS * 3, readers, strict=False):
-                for condition, line in (("ne", "-o"), ("gaussian", ":")):
+                for condition, line in (("ne", "-o"), ("gaussian", ":x")):
                     rows = [
                         r
                         for r in records
@@ -92,6 +92,6 @@ def curve(path: pathlib.Path, records: Sequence[dict]) -> None:
                     axis.plot(psnr, value, line, color=colour, markersize=4, linewidth=1.4, label=label)
             axis.set(title=f"{name} (n = {records[0]['n']})", xlabel="realised PSNR, dB (left: stronger)", ylim=(0, 1))
         axes[0, 0].set_ylabel(" / ".join(sorted({row["metric"] for row in records})))
-        axes[0, -1].plot([], [], ":", color="gray", label="isotropic noise, same PSNR")
+        axes[0, -1].plot([], [], ":x", color="gray", label="isotropic noise, same PSNR")
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
         _save(figure, path)
