@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import pathlib
 import types
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,7 +12,6 @@ from jaxtyping import Float, Float32, Shaped
 
 from ne_jax.errors import UserError
 from ne_jax.preprocess import Preprocess
-from ne_jax.tensor_files import sha256
 
 Sides = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), pixels
 
@@ -81,9 +78,3 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros (before, after) that XLA's "SAME" adds to `side` pixels: the odd one comes after."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
-
-
-def digest(files: Sequence[pathlib.Path]) -> str:
-    """SHA-256 of a file; of the files' hashes, in order, if there are several."""
-    hashes = [sha256(path) for path in files]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

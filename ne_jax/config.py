@@ -18,7 +18,7 @@ def default() -> ConfigDict:
     config.authorized = "vit_a"  # the model that the release is for
     config.readers = ("vit_a", "vit_b", "resnet_a", "resnet_b", "vit_a_tuned")  # who is given it
     # Names beyond the shipped ones: {"mine": {"architecture": "vit_b16", "checkpoint": "/path/model.safetensors"}}; "image_size"
-    # may be given too. Architectures, and what a checkpoint may be: `load_model`.
+    # and "preprocess" (the fields of Preprocess) may be given too. Architectures, and what a checkpoint may be: `load_model`.
     config.models = ConfigDict()
     config.cache = ""  # folder that keeps ported networks, for faster starts; empty: none
     config.batch_size = 250  # images a step; changes speed and memory, never a result

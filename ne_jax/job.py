@@ -18,6 +18,7 @@ from ne_jax.models.model import Model
 from ne_jax.noise_keys import load_secret
 from ne_jax.pixels import to_float
 from ne_jax.polyphase import PolyphaseSpectrum
+from ne_jax.preprocess import from_fields
 from ne_jax.recode import Design
 from ne_jax.spectrum import Spectrum, spectrum
 from ne_jax.subspace import Subspace, low_sensitivity
@@ -71,11 +72,17 @@ def load_named(config: ConfigDict, name: str) -> Model:
     """A model by its name in the config's `models`, or a shipped one."""
     if name in config.models:
         entry = config.models[name]
+        unknown = sorted(set(entry.keys()) - {"architecture", "checkpoint", "image_size", "preprocess"})
+        if unknown or "architecture" not in entry:
+            what = f"{unknown[0]} is unknown" if unknown else "architecture is missing"
+            raise UserError(f"models.{name}: {what}; give architecture, checkpoint, image_size or preprocess")
+        rules = entry.get("preprocess")
         return load_model(
             entry.architecture,
             entry.get("checkpoint"),
             label=name,
             image_size=entry.get("image_size"),
+            preprocess=None if rules is None else from_fields(rules.to_dict()),
             cache=config.cache or None,
         )
     return load_model(name)

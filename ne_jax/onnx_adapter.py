@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ne_jax.adapters import Adapted, Sides, digest, kernel_of, needed, normalise, pooled, same_padding
+from ne_jax.adapters import Adapted, Sides, kernel_of, needed, normalise, pooled, same_padding
 from ne_jax.errors import UserError
 from ne_jax.preprocess import Preprocess
+from ne_jax.tensor_files import sha256_of
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _AFFINE = ("Add", "Sub", "Mul", "Div")
@@ -79,7 +80,7 @@ def from_onnx(path: str | os.PathLike, *, preprocess: Preprocess | None = None) 
         _in_batches(run, image.batch), heads, {name: found[name] for name in outputs}, given, label
     )
     return Adapted(
-        kernel, strides, padding, preprocess.mean, preprocess.std, preprocess, num_classes, forward, digest(files)
+        kernel, strides, padding, preprocess.mean, preprocess.std, preprocess, num_classes, forward, sha256_of(files)
     )
 
 

@@ -71,7 +71,9 @@ def restore(path: str | os.PathLike, abstract: Any, sharding: jax.sharding.Shard
             raise Misfit(label, "; ".join(told))
         try:
             tree = checkpointer.restore(path, target)
-        except Exception as error:  # of that very class, where a file of numbers is gone or cut
+        except Exception as error:  # orbax raises that very class where a file of numbers is gone or cut
+            if type(error) is not Exception and not isinstance(error, (OSError, ValueError)):
+                raise
             told = next(iter(str(error).splitlines()), type(error).__name__)[:120]
             raise UserError(f"{label}: cannot be restored ({told}); port it again") from error
     return nnx.from_flat_state({place: leaves[place].replace(tree[name]) for name, place in paths.items()})

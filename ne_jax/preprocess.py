@@ -60,6 +60,24 @@ class Preprocess:
         return (self.size, self.size, self.channels)
 
 
+def from_fields(fields: Mapping[str, Any]) -> Preprocess:
+    """A `Preprocess` written as a mapping of its fields, as configs and JSON have it: lists for tuples.
+
+    Raises UserError for a field that is unknown, missing or not one of its choices.
+    """
+    known = {field.name for field in dataclasses.fields(Preprocess)}
+    unknown = sorted(fields.keys() - known)
+    missing = sorted({"size", "mean", "std"} - fields.keys())
+    if unknown or missing:
+        what = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
+        raise UserError(f"preprocess: {what}; its fields are {', '.join(sorted(known))}")
+    choices = {"resize": ("squash", "shorter", "longer", "crop_first"), "crop": ("floor", "round")}
+    for name, allowed in {**choices, "interpolation": get_args(Interpolation)}.items():
+        if fields.get(name, allowed[0]) not in allowed:
+            raise UserError(f"preprocess: {name} is {fields[name]}; choose from {', '.join(allowed)}")
+    return Preprocess(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
 def to_pixels(image: Image.Image, spec: Preprocess) -> UInt8[np.ndarray, "height width channels"]:
     """Resize and crop `image` to the pixels of `spec`: uint8, shape `spec.image_shape`."""
     if image.mode.startswith("I;16"):  # convert() would clip every value above 255

@@ -21,7 +21,7 @@ import threading
 import types
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -59,11 +59,11 @@ class TensorFile(NamedTuple):
 
         @functools.cache
         def digest() -> str:
-            hashes = [sha256(path) for path in self.files]
+            found = sha256_of(self.files)
             changed = [path for path, state in zip(self.files, known, strict=True) if _state(path) != state]
             if changed:
                 raise UserError(f"checkpoint {changed[0]} was changed after it was loaded; load it again")
-            return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+            return found
 
         return digest
 
@@ -81,6 +81,12 @@ def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(files: Sequence[pathlib.Path]) -> str:
+    """SHA-256 of a file; of the files' hashes, in order, if there are several. Hexadecimal."""
+    hashes = [sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def open_tensors(path: str | os.PathLike) -> TensorFile:

@@ -69,4 +69,5 @@ def close(ours, theirs, limit: float) -> None:
     spread = float(theirs.std())
     assert 1e-2 < spread < 1e2, f"activations are not of order one: {spread}"
     found = float(np.abs(ours - theirs).max()) / spread
+    print(f"differs by {found:.1e} standard deviations, limit {limit:.0e}, n = {len(ours)}")  # pytest -rP shows it
     assert found <= limit, f"differs by {found:.2e} standard deviations, limit {limit:.0e}"

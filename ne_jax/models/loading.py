@@ -194,8 +194,7 @@ def _restored(path: pathlib.Path, request: _Request) -> Model:
     graphdef, abstract = request.family.abstract(fit.config)
     label = f"checkpoint {path} for {request.architecture}"
     state = orbax_store.restore(path, abstract, request.sharding, label)
-    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in note["preprocess"].items()}
-    preprocess = request.preprocess or Preprocess(**stored)
+    preprocess = request.preprocess or preprocessing.from_fields(note["preprocess"])
     return _model(request, fit, graphdef, state, preprocess, lambda: note["sha256"], note["notes"])
 
 
