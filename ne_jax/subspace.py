@@ -13,11 +13,14 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ne_jax.errors import UserError
 from ne_jax.first_layer import HIGHEST
+from ne_jax.noise import normal
 from ne_jax.patches import fold, grid, unfold
 from ne_jax.polyphase import PolyphaseSpectrum, filter_cells, lowest, projectors
 from ne_jax.spectrum import Spectrum
 
 Rule = Literal["relative", "count", "energy", "utility"]
+Image = Float[Array, "height width channels"]
+Parts = Float[Array, "parts numbers"]
 
 
 class Subspace:
@@ -37,13 +40,29 @@ class Subspace:
     total_directions: int
     num_patches: int
 
-    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-        """The part of `delta` in the subspace."""
+    def parts(self, image: Image) -> Parts:
+        """The image cut into its independent parts, a row each: patches, or the whole image."""
         raise NotImplementedError
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+    def whole(self, parts: Parts) -> Image:
+        """The image of these parts; pixels of no part are zero."""
+        raise NotImplementedError
+
+    def coordinates(self, parts: Parts) -> Float[Array, "parts coordinates"]:
+        """Of what of each part lies in the subspace, with the same inner products. Not always in the basis V_N."""
+        raise NotImplementedError
+
+    def combine(self, coordinates: Float[Array, "parts coordinates"]) -> Parts:
+        """The parts in the subspace that have these coordinates."""
+        raise NotImplementedError
+
+    def sample(self, key: PRNGKeyArray) -> Image:
         """Fresh white Gaussian noise in the subspace: standard normal coordinates in any orthonormal basis."""
         raise NotImplementedError
+
+    def project(self, delta: Image) -> Image:
+        """The part of `delta` in the subspace; zero where a pixel belongs to no patch."""
+        return self.whole(self.combine(self.coordinates(self.parts(delta))))
 
 
 @functools.partial(
@@ -85,18 +104,34 @@ class PatchSubspace(Subspace):
         rows, columns = grid(self.image_shape, self.window)
         return rows * columns
 
-    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-        """The part of `delta` in the subspace; zero where a pixel belongs to no patch. By the smaller of V_N and V_S."""
-        patches = unfold(delta, self.window)
-        keeps = self.basis.shape[1] <= self.complement.shape[1]
-        side = self.basis if keeps else self.complement
-        part = jnp.matmul(jnp.matmul(patches, side, precision=HIGHEST), side.T, precision=HIGHEST)
-        return fold(part if keeps else patches - part, self.window, delta.shape)
+    @property
+    def _small(self) -> bool:
+        """Whether V_N is the smaller side; else it is quicker to take away the part in V_S."""
+        return self.basis.shape[1] <= self.complement.shape[1]
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
-        """Fresh Gaussian noise for every patch: standard normal coordinates in the subspace."""
-        coordinates = jax.random.normal(key, (self.num_patches, self.num_directions))
-        return fold(jnp.matmul(coordinates, self.basis.T, precision=HIGHEST), self.window, self.image_shape)
+    def parts(self, image: Image) -> Parts:
+        """Patches, row by row."""
+        return unfold(image, self.window)
+
+    def whole(self, parts: Parts) -> Image:
+        """The image of these patches; pixels of no patch are zero."""
+        return fold(parts, self.window, self.image_shape)
+
+    def coordinates(self, parts: Parts) -> Float[Array, "parts coordinates"]:
+        """In V_N where it is the smaller side, else the patches' own numbers without their part in V_S."""
+        if self._small:
+            return jnp.matmul(parts, self.basis, precision=HIGHEST)
+        sensitive = jnp.matmul(parts, self.complement, precision=HIGHEST)
+        return parts - jnp.matmul(sensitive, self.complement.T, precision=HIGHEST)
+
+    def combine(self, coordinates: Float[Array, "parts coordinates"]) -> Parts:
+        """The patches in the subspace that have these coordinates."""
+        return jnp.matmul(coordinates, self.basis.T, precision=HIGHEST) if self._small else coordinates
+
+    def sample(self, key: PRNGKeyArray) -> Image:
+        """Fresh Gaussian noise for every patch: standard normal coordinates in V_N."""
+        coordinates = normal(key, (self.num_patches, self.num_directions))
+        return self.whole(jnp.matmul(coordinates, self.basis.T, precision=HIGHEST))
 
 
 @functools.partial(
@@ -135,17 +170,29 @@ class FourierSubspace(Subspace):
         """1: the image is the only part."""
         return 1
 
-    def project(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-        """The part of `delta` in the subspace."""
-        return filter_cells(delta, self.projectors, self.strides)
+    def parts(self, image: Image) -> Parts:
+        """The image in one row."""
+        return image.reshape(1, -1)
 
-    def complement(self, delta: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+    def whole(self, parts: Parts) -> Image:
+        """The row as an image."""
+        return parts.reshape(self.image_shape)
+
+    def coordinates(self, parts: Parts) -> Float[Array, "parts coordinates"]:
+        """The projected image's own numbers."""
+        return self.parts(filter_cells(self.whole(parts), self.projectors, self.strides))
+
+    def combine(self, coordinates: Float[Array, "parts coordinates"]) -> Parts:
+        """The same."""
+        return coordinates
+
+    def complement(self, delta: Image) -> Image:
         """The part of `delta` outside the subspace."""
         return delta - self.project(delta)
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, "height width channels"]:
+    def sample(self, key: PRNGKeyArray) -> Image:
         """Fresh white Gaussian noise in the subspace: unit variance for every real direction."""
-        return self.project(jax.random.normal(key, self.image_shape))
+        return self.project(normal(key, self.image_shape))
 
 
 def low_sensitivity(
