@@ -79,9 +79,7 @@ def from_fields(fields: Mapping[str, Any]) -> Preprocess:
 
 
 def to_pixels(image: Image.Image, spec: Preprocess) -> UInt8[np.ndarray, "height width channels"]:
-    """Resize and crop `image` to the pixels of `spec`: uint8, shape `spec.image_shape`."""
-    if image.mode.startswith("I;16"):  # convert() would clip every value above 255
-        image = Image.fromarray(np.round(np.asarray(image, np.float32) / 257).astype(np.uint8))
+    """Resize and crop `image`, of 8 bits (`images.open_image` gives such), to the pixels of `spec`: uint8, `spec.image_shape`."""
     fitted = _fit(image.convert("L" if spec.channels == 1 else "RGB"), spec, _border(spec))
     return np.asarray(fitted, np.uint8).reshape(spec.image_shape)
 
