@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,13 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, UInt8
 from tqdm import tqdm
 
-from ne_jax import bounds, data, release
+from ne_jax import bounds, data, manifest, private, release
 from ne_jax.errors import UserError
 from ne_jax.job import Job, load_named
 from ne_jax.models.model import Model
 from ne_jax.pixels import from_bytes
 
-CERTIFICATES = "certificates.jsonl"
 SUMMARY = "check.json"
 _TAIL_T = 3.0  # each Laurent-Massart limit may fail with probability exp(-3) = 5 %
 
@@ -64,7 +64,7 @@ def _clean(job: Job, indices: Int[np.ndarray, " kept"]) -> UInt8[np.ndarray, "ba
 
 
 def run(job: Job) -> dict:
-    """Certify every release; writes certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
+    """Certify every release; writes private/certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
     readers = [load_named(job.config, name) for name in job.config.readers if name != job.authorized.name]
     readers = [reader for reader in readers if bounds.same_patches(reader.first_layer, job.space)]
     lines: list[str] = []
@@ -73,9 +73,8 @@ def run(job: Job) -> dict:
         rows, energies = _certify_release(job, name, readers)
         lines += [json.dumps({"release_format": name, **_as_json(row)}, allow_nan=False) for row in rows]
         summary[name] = _summary(rows) | {"deviation": _deviation(job, energies, readers)}
-        manifest = release.read_manifest(job.release_dir(name))
-        release.write_json(job.release_dir(name) / release.MANIFEST, manifest | {"certificate": _public(summary[name])})
-    release.write_atomic(job.workdir / CERTIFICATES, "\n".join(lines) + "\n")
+        manifest.add(job.release_dir(name), "certificate", _public(summary[name]))
+    private.write_lines(job.private_dir / private.CERTIFICATES, lines)
     release.write_json(job.workdir / SUMMARY, summary)
     return summary
 
@@ -87,7 +86,11 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
     with tqdm(total=len(job.source.names), desc=f"check {release_format}", unit="image") as bar:
         for pair in pairs(job, release_format):
             certificate = bounds.certify(job.authorized.first_layer, job.space, pair.clean, pair.stored)
-            columns = {**certificate._asdict(), **_execution(job.authorized, pair)}
+            columns = {
+                **certificate._asdict(),
+                **_execution(job.authorized, pair),
+                "pixels_sha256": digests(pair.stored),
+            }
             columns = {key: np.asarray(value)[: pair.kept].tolist() for key, value in columns.items()}
             rows += [
                 {"image": name, **dict(zip(columns, values, strict=True))}
@@ -102,10 +105,19 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
     return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
 
 
+def digests(stored: Float32[np.ndarray, "batch height width channels"]) -> np.ndarray:
+    """SHA-256 of each image's numbers as `read_release` gives them: ties a certificate to what was certified, whatever the format."""
+    return np.array([hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in stored])
+
+
 def _execution(model: Model, pair: Pairs) -> dict[str, Array | np.ndarray]:
     """What running the authorized model on the clean and on the stored images shows, image by image."""
     before, after = model(pair.clean), model(pair.stored)
-    found = {"feature_cosine": bounds.cosine(np.asarray(before.features), np.asarray(after.features))}
+    features = np.asarray(after.features)
+    found = {
+        "feature_cosine": bounds.cosine(np.asarray(before.features), features),
+        "feature_norm": np.linalg.norm(features, axis=1),
+    }
     return found if before.logits is None else bounds.compare_logits(before.logits, after.logits)._asdict() | found
 
 
@@ -135,7 +147,15 @@ def _summary(rows: list[dict]) -> dict:
         "relative_gap_median": float(np.median(column["relative_gap"])),
         "relative_gap_max": float(column["relative_gap"].max()),
         "bound_median": float(np.median(column["bound"])),
+        "stored": stored_statistics(column),
     }
+
+
+def stored_statistics(column: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """What the authorized model makes of the stored files, without the clean ones: the 5th, 50th and 95th percentile of the norm of
+    its features and, with a head, of its margins. Whoever has the model can measure them again."""
+    names = [name for name in ("margin", "feature_norm") if name in column]
+    return {name: np.percentile(column[name], (5, 50, 95)).tolist() for name in names}
 
 
 def _kept(column: dict[str, np.ndarray]) -> dict:
@@ -154,7 +174,7 @@ def _kept(column: dict[str, np.ndarray]) -> dict:
 
 def _public(summary: dict) -> dict:
     """What of the summary stands in the public manifest."""
-    return {key: value for key, value in summary.items() if key not in ("deviation", "margin_min")}
+    return {key: value for key, value in summary.items() if key not in ("deviation", "margin_min", "logit_gap_max")}
 
 
 def _deviation(job: Job, energies: dict[str, np.ndarray], readers: list[Model]) -> dict:

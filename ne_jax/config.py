@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ne_jax.errors import UserError
+from ne_jax.formats import FORMATS
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "models", "data", "subspace", "recode", "release")
+_FREE = ("data.workers",)  # but for these
 
 
 def default() -> ConfigDict:
@@ -21,13 +24,18 @@ def default() -> ConfigDict:
     # and "preprocess" (the fields of Preprocess) may be given too. Architectures, and what a checkpoint may be: `load_model`.
     config.models = ConfigDict()
     config.cache = ""  # folder that keeps ported networks, for faster starts; empty: none
-    config.batch_size = 250  # images a step; changes speed and memory, never a result
+    config.batch_size = 256  # images a step; changes speed and memory, never a result
 
     config.data = ConfigDict()
-    config.data.kind = "fashion_mnist"  # or "folder", "tfds", "photos"
-    config.data.path = ""  # folder of images; for tfds the set's name or the folder of a prepared set
+    config.data.kind = "fashion_mnist"  # or "folder", "webdataset", "tfds", "photos"
+    config.data.path = (
+        ""  # folder of images; tars, as shards/{00000..00012}.tar; tfds: the set's name or a prepared set's folder
+    )
     config.data.split = "test"
     config.data.limit = 0  # first so many images; 0: all
+    config.data.workers = 0  # threads that decode and compress; 0: one a core
+    config.data.max_megapixels = 100.0  # a larger image is taken for a decompression bomb and skipped
+    config.data.follow_links = False  # follow symbolic links that lead out of the folder
 
     config.subspace = ConfigDict()
     config.subspace.rule = "relative"  # relative, count, energy, utility
@@ -35,7 +43,9 @@ def default() -> ConfigDict:
 
     config.recode = ConfigDict()
     config.recode.psnr_db = 0.0  # strength, dB; lower is stronger; 0 is noise as large as the pixel range
-    config.recode.design = "auto"  # gaussian for float32, boxed for png8; or one of them for both
+    config.recode.design = (
+        "auto"  # gaussian for floating point, boxed for 8 bits; or boxed for all; or paper, which is INSECURE
+    )
     config.recode.replace = False  # remove the image's own part in the subspace first
     config.recode.rounds = 40  # of projection into [0, 1], boxed only
     config.recode.fit = (
@@ -44,8 +54,13 @@ def default() -> ConfigDict:
     config.recode.secret_file = ""  # 64 hexadecimal digits; empty: WORKDIR/private/secret.key, made when there is none
 
     config.release = ConfigDict()
-    config.release.formats = ("float32", "png8")
-    config.release.shard_size = 500  # images a shard
+    config.release.formats = ("float32", "png8")  # of png8, float32, float16, array_record, webdataset
+    config.release.shard_size = 256  # images a shard; what a kill costs at most
+    config.release.opaque_names = False  # release under names that tell nothing, in an order that tells nothing
+    config.release.keep_metadata = False  # keep EXIF and ICC profiles in PNG files
+    config.release.license = ""  # URLs and a name, for the manifest
+    config.release.creator = ""
+    config.release.url = ""
 
     config.evaluate = ConfigDict()
     config.evaluate.curve_psnr_db = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # points of the strength curve; empty: none
@@ -54,6 +69,8 @@ def default() -> ConfigDict:
 
     config.report = ConfigDict()
     config.report.pictures = 6  # images shown
+    config.lock()  # a mistyped leaf is an error and no new leaf
+    config.models.unlock()
     return config
 
 
@@ -72,6 +89,7 @@ def check(config: ConfigDict) -> None:
     """Raise UserError for a value that no stage can use."""
     ranges = {
         "batch_size": config.batch_size >= 1,
+        "data.workers": config.data.workers >= 0,
         "recode.rounds": config.recode.rounds >= 1,
         "release.shard_size": config.release.shard_size >= 1,
         "evaluate.curve_images": config.evaluate.curve_images >= 1,
@@ -80,22 +98,34 @@ def check(config: ConfigDict) -> None:
     }
     for name, good in ranges.items():
         if not good:
-            raise UserError(f"{name} is {leaves(config)[name]}; give at least 1")
-    if config.recode.design not in ("auto", "gaussian", "boxed"):
-        raise UserError(f'recode.design "{config.recode.design}" is unknown; choose auto, gaussian or boxed')
-    unknown = set(config.release.formats) - {"float32", "png8"}
-    if unknown or not config.release.formats:
-        raise UserError(f"release.formats is {list(config.release.formats)}; choose from float32 and png8")
-    if config.recode.design == "gaussian" and "png8" in config.release.formats:
+            raise UserError(f"{name} is {leaves(config)[name]}; give at least {int(name != 'data.workers')}")
+    _check_release(config)
+
+
+def _check_release(config: ConfigDict) -> None:
+    design, formats = config.recode.design, config.release.formats
+    if design not in ("auto", "gaussian", "boxed", "paper"):
+        raise UserError(f'recode.design "{design}" is unknown; choose auto, gaussian, boxed or paper')
+    if not np.isfinite(config.recode.psnr_db):
+        raise UserError(f"recode.psnr_db is {config.recode.psnr_db}; give a number of dB, such as 0")
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise UserError(f"release.formats is {list(formats)}; choose from {', '.join(FORMATS)}")
+    whole = sorted(name for name in formats if FORMATS[name].dtype == np.uint8)
+    if design in ("gaussian", "paper") and whole:
         raise UserError(
-            "recode.design gaussian leaves [0, 1], which png8 cannot hold; choose boxed or auto, or release float32 only"
+            f"recode.design {design} leaves [0, 1], which {whole[0]} cannot hold; choose boxed or auto, or release float32 only"
         )
+    without = sorted(set(formats) - {"png8", "webdataset"})
+    if config.release.keep_metadata and without:
+        raise UserError(f"release.keep_metadata: {without[0]} has no place for EXIF; release png8 or webdataset only")
 
 
 def first_difference(stored: dict[str, Any], config: ConfigDict) -> str | None:
     """The first leaf in which `config` would make another release than the stored flat config: "name: was A, is B"."""
     new = leaves(config)
     for name in sorted(stored.keys() | new.keys()):
-        if name.split(".")[0] in RELEASE_SECTIONS and stored.get(name) != new.get(name):
+        decides = name.split(".")[0] in RELEASE_SECTIONS and name not in _FREE
+        if decides and stored.get(name) != new.get(name):
             return f"{name}: was {stored.get(name)}, is {new.get(name)}"
     return None

@@ -1,62 +1,39 @@
-"""Stage encode: source -> releases. Goes on after a kill, and the files do not depend on where it stopped."""
+"""Stage encode: source -> releases. Goes on after a kill, and the files do not depend on where it stopped.
+
+Threads decode, the devices recode a batch while the next is decoded, threads compress and write a shard while the next is recoded.
+A shard's record in WORKDIR/progress is written last and marks it done. Several processes share the shards, and the one that finishes
+the last of them writes the manifest.
+"""
 
 from __future__ import annotations
 
-import datetime
-import functools
-import importlib.metadata
+import collections
+import contextlib
+import dataclasses
+import itertools
 import json
 import pathlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Key
 from tqdm import tqdm
 
-from ne_jax import data, release
+from ne_jax import data, paper, processes, release
+from ne_jax.batch import Encoded, encode_batch, encode_calls
 from ne_jax.errors import UserError
+from ne_jax.images import BrokenImage
 from ne_jax.job import Job
 from ne_jax.noise_keys import noise_keys
 from ne_jax.pixels import psnr_db, to_float
-from ne_jax.recode import Design, recode
-from ne_jax.subspace import Subspace
+from ne_jax.publish import publish
 
-# Images of one step. Always this many, padded, because a program compiled for another shape may add in another order, and
-# then an image's last bit would depend on the batch that it came in (contract 4).
-_STEP = 25
 # A boxed sample that stays this much weaker than asked, in dB, says that the strength does not fit.
 _REACH_DB = 0.1
-
-
-def encode_batch(
-    keys: Key[Array, " batch"],
-    pixels: UInt8[Array | np.ndarray, "batch height width channels"],
-    space: Subspace,
-    psnr_db: float | Float[Array, ""],
-    design: Design,
-    replace: bool = False,
-    rounds: int = 40,
-) -> Float[Array, "batch height width channels"]:
-    """`recode` of a batch, each image with its own key; bit for bit the same in a batch of any size."""
-    count, padding = len(pixels), -len(pixels) % _STEP
-    padded = jnp.pad(jnp.asarray(pixels), ((0, padding), (0, 0), (0, 0), (0, 0)))
-    words = jnp.pad(jax.random.key_data(keys), ((0, padding), (0, 0)))
-    steps = [
-        _encode_step(words[i : i + _STEP], padded[i : i + _STEP], space, psnr_db, design, replace, rounds)
-        for i in range(0, count, _STEP)
-    ]
-    return jnp.concatenate(steps)[:count]
-
-
-@functools.partial(jax.jit, static_argnames=("design", "replace", "rounds"))
-def _encode_step(words, pixels, space: Subspace, psnr_db, design: Design, replace: bool, rounds: int):
-    def one(word, image):
-        key = jax.random.wrap_key_data(word, impl="threefry2x32")
-        return recode(key, image, space, psnr_db, design=design, replace=replace, rounds=rounds)
-
-    return jax.vmap(one)(words, pixels)
+_WARN_SHARE = 0.95  # of the free space
 
 
 def recode_job(
@@ -68,33 +45,17 @@ def recode_job(
     replace: bool | None = None,
 ) -> np.ndarray:
     """The NEs of clean `pixels` as `release_format` stores them, at a strength, and with a `replace`, that the caller chooses."""
+    design, dtype = job.design(release_format), release.FORMATS[release_format].dtype
     settings = job.config.recode
     replace = settings.replace if replace is None else replace
-    design = job.design(release_format)
-    recoded = encode_batch(keys, pixels, job.space, strength_db, design, replace, settings.rounds)
-    return release.to_stored(np.asarray(recoded), release_format)
+    return np.asarray(
+        encode_batch(keys, pixels, job.directions(design), strength_db, design, dtype, replace, settings.rounds).stored
+    )
 
 
 def realised_psnr_db(clean: Array | np.ndarray, stored: Array | np.ndarray) -> np.ndarray:
-    """PSNR in dB of each stored image (float32 or uint8) against its clean uint8 pixels."""
+    """PSNR in dB of each stored image (floating point or uint8) against its clean uint8 pixels."""
     return np.asarray(jax.vmap(psnr_db)(to_float(stored) - to_float(clean)))
-
-
-def check_reach(job: Job) -> None:
-    """Raise UserError if `recode.psnr_db` does not fit into [0, 1], unless `recode.fit` says to take what does."""
-    boxed = [name for name in job.config.release.formats if job.design(name) == "boxed"]
-    if job.config.recode.fit or not boxed:
-        return
-    clean = job.sample_pixels()
-    stored = recode_job(job, boxed[0], noise_keys(job.secret(), clean), clean, job.config.recode.psnr_db)
-    realised = realised_psnr_db(clean, stored)
-    asked = job.config.recode.psnr_db
-    if np.median(realised) > asked + _REACH_DB:
-        raise UserError(
-            f"recode.psnr_db={asked:g} cannot be reached inside [0, 1]: the strongest that fits is {np.median(realised):.1f} dB "
-            f"(median of {len(clean)} images, {realised.min():.1f} to {realised.max():.1f}); ask for {np.ceil(realised.max()):g} "
-            "or more, set recode.fit=True to take the strongest of each image, or release float32 only"
-        )
 
 
 def run(job: Job) -> int:
@@ -103,109 +64,214 @@ def run(job: Job) -> int:
     for name in set(job.config.release.formats) - set(todo):
         print(f"{job.release_dir(name)} is complete; nothing to encode")
     if todo:
-        check_reach(job)
+        if "paper" in {job.design(name) for name in todo}:
+            logging.warning("%s", paper.MARK)
+        if processes.first():
+            _look_ahead(job, todo)
         _encode_shards(job, todo)
-    problems: set[str] = set()
-    for name in job.config.release.formats:
-        records = [json.loads(path.read_text()) for path in sorted(_progress(job, name).glob("*.json"))]
-        problems |= {why for record in records for why in record["problems"]}
-        if name in todo:
-            release.write_json(job.release_dir(name) / release.MANIFEST, _manifest(job, name, records))
+    with processes.one_at_a_time(job.workdir):
+        for name in todo:
+            publish(job, name)
+        problems = {why for name in job.config.release.formats for why in _problems(job, name)}
+        release.write_json(job.workdir / "problems.json", sorted(problems))
     for why in sorted(problems):
         logging.error("skipped %s", why)
-    release.write_json(job.workdir / "problems.json", sorted(problems))
     if len(problems) == len(job.source.names):
         raise UserError(f"none of the {len(problems)} images could be read; the first: {min(problems)}")
     return len(problems)
 
 
-def _progress(job: Job, release_format: str) -> pathlib.Path:
-    return job.workdir / "progress" / release_format
+def _problems(job: Job, release_format: str) -> Iterator[str]:
+    paths = (job.record(release_format, number) for number in range(job.num_shards))
+    for path in filter(pathlib.Path.is_file, paths):
+        yield from json.loads(path.read_text())["problems"]
+
+
+def _look_ahead(job: Job, formats: list[str]) -> None:
+    """Tell how large the releases get and what strength fits, from a sample. Raises UserError if the strength asked does not."""
+    clean = job.sample_pixels()
+    keys = noise_keys(job.secret(), clean)
+    shape, needed = job.authorized.preprocess.image_shape, 0
+    for name in formats:
+        stored = recode_job(job, name, keys, clean, job.config.recode.psnr_db)
+        if job.design(name) == "boxed" and not job.config.recode.fit:
+            _check_reach(job, realised_psnr_db(clean, stored))
+        size = release.estimate(name, shape, len(job.source.names), stored)
+        needed += size
+        print(f"{name}: about {_told(size)} for {len(job.source.names):,} images")
+    free = release.free_bytes(job.workdir)
+    if needed > free * _WARN_SHARE:
+        logging.warning(
+            "%s free in %s, about %s needed: it may fill up; what is written then is kept",
+            _told(free), job.workdir, _told(needed),
+        )  # fmt: skip
+
+
+def _told(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _check_reach(job: Job, realised: np.ndarray) -> None:
+    """Raise UserError if `recode.psnr_db` does not fit into [0, 1]."""
+    asked = job.config.recode.psnr_db
+    if np.median(realised) > asked + _REACH_DB:
+        raise UserError(
+            f"recode.psnr_db={asked:g} cannot be reached inside [0, 1]: the strongest that fits is {np.median(realised):.1f} dB "
+            f"(median of {len(realised)} images, {realised.min():.1f} to {realised.max():.1f}); ask for {np.ceil(realised.max()):g} "
+            "or more, set recode.fit=True to take the strongest of each image, or release float32 only"
+        )
+
+
+Kind = tuple[str, type]  # design and dtype: what decides the pixels
+
+
+@dataclasses.dataclass
+class _Shard:
+    """A shard on its way. formats: that miss it. left: source images that have not come. names, metadata: of those that have and
+    are whole; by kind the first rows of `images` are theirs, and `measured` has PSNR and edge share of each."""
+
+    number: int
+    formats: list[str]
+    size: int
+    left: int
+    names: list[str] = dataclasses.field(default_factory=list)
+    metadata: list[dict[str, bytes]] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    images: dict[Kind, np.ndarray] = dataclasses.field(default_factory=dict)
+    measured: dict[Kind, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
+
+
+def _kind(job: Job, release_format: str) -> Kind:
+    return job.design(release_format), release.FORMATS[release_format].dtype
 
 
 def _encode_shards(job: Job, formats: list[str]) -> None:
-    count, size = len(job.source.names), job.config.release.shard_size
-    secret = job.secret()
-    with tqdm(total=count, desc="encode", unit="image") as bar:
-        for shard, start in enumerate(range(0, count, size)):
-            missing = [name for name in formats if not (_progress(job, name) / f"{shard:05d}.json").is_file()]
-            indices = range(start, min(start + size, count))
-            if missing:
-                _encode_shard(job, missing, shard, indices, secret, bar)
-            else:
-                bar.update(len(indices))
+    """This process's share of the shards that are missing."""
+    todo: list[int] = []
+    shards: dict[int, _Shard] = {}
+    share = 0
+    for number in processes.share(job.num_shards):
+        indices = job.shard(number)
+        share += len(indices)
+        missing = [name for name in formats if not job.record(name, number).is_file()]
+        if missing:
+            todo += indices
+            shards[number] = _Shard(number, missing, len(indices), len(indices))
+    who = f"encode, process {jax.process_index()} of {jax.process_count()}" if processes.several() else "encode"
+    with (
+        tqdm(total=share, initial=share - len(todo), desc=who, unit="image") as bar,
+        ThreadPoolExecutor(data.num_workers(job.config.data.workers), "compress") as pool,
+        ThreadPoolExecutor(1, "write") as writer,
+        ThreadPoolExecutor(data.num_workers(job.config.data.workers), "recode") as recoding,
+    ):
+        writing: Future | None = None
+        for shard in _recoded(job, todo, shards, recoding, bar):
+            if writing is not None:  # only one shard waits to be written while another is filled
+                writing.result()
+            writing = writer.submit(_write_shard, job, shard, pool)
+        if writing is not None:
+            writing.result()
 
 
-def _encode_shard(job: Job, formats: list[str], shard: int, indices: range, secret: bytes, bar: tqdm) -> None:
-    """Encode one shard in the given formats. Its record is written last and marks it done."""
-    problems: list[str] = []
-    rows: dict[str, list] = {name: [] for name in formats}
-    names: list[str] = []
-
-    def broken(_: int, why: str) -> None:
-        problems.append(why)
-        bar.update(1)
-
-    for batch in data.batches(job.source, job.authorized.preprocess, job.config.batch_size, indices, broken):
-        keys = noise_keys(secret, batch.pixels)
-        kept = int(batch.mask.sum())
-        names += [job.source.names[index] for index in batch.indices[:kept]]
-        for name in formats:
-            stored = recode_job(job, name, keys, batch.pixels, job.config.recode.psnr_db)[:kept]
-            rows[name].append((stored, realised_psnr_db(batch.pixels[:kept], stored)))
-        bar.update(kept)
-    for name in formats:
-        images = np.concatenate([stored for stored, _ in rows[name]]) if names else None
-        _write_shard(job, name, shard, names, images)
-        realised = release.finite(np.concatenate([values for _, values in rows[name]])) if names else []
-        edge = (
-            [float(np.mean((image <= 0) | (image >= (255 if name == "png8" else 1)))) for image in images]
-            if names
-            else []
+def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
+    shape, count = job.authorized.preprocess.image_shape, len(shard.names)
+    for name in shard.formats:
+        kind = _kind(job, name)
+        images = shard.images.get(kind, np.empty((0, *shape), kind[1]))[:count]
+        metadata = shard.metadata if job.config.release.keep_metadata else None
+        files = release.write_shard(
+            job.release_dir(name), name, shard.number, job.num_shards, shard.names, images, metadata, pool
         )
-        record = {"names": names, "problems": problems, "psnr_db": realised, "edge_share": edge}
-        release.write_json(_progress(job, name) / f"{shard:05d}.json", record)
+        strength, edge = zip(*shard.measured[kind], strict=True) if count else ((), ())
+        record = {
+            "images": count,
+            "problems": shard.problems,
+            "psnr_db": release.finite(strength),
+            "edge_share": release.finite(edge),
+            "files": files,
+        }
+        release.write_json(job.record(name, shard.number), record)
 
 
-def _write_shard(job: Job, release_format: str, shard: int, names: list[str], images: np.ndarray | None) -> None:
-    directory = job.release_dir(release_format)
-    if images is None:
-        return
-    if release_format == "float32":
-        release.write_shard(directory, shard, names, images)
-        return
-    for name, image in zip(names, images, strict=True):
-        release.write_png(directory, name, image)
+def _recoded(
+    job: Job, todo: list[int], shards: dict[int, _Shard], pool: ThreadPoolExecutor, bar: tqdm
+) -> Iterator[_Shard]:
+    """The shards, each when all of its images have come and are recoded."""
+    for rows, encoded in _one_ahead(_launched(job, todo, shards, pool)):
+        arrays = {kind: [step.result() for step in steps] for kind, steps in encoded.items()}
+        place = 0
+        for index, image in rows:
+            shard = shards[job.shard_of(index)]
+            if isinstance(image, BrokenImage):
+                shard.problems.append(str(image))
+            else:
+                _keep(job, shard, index, image, place, arrays)
+                place += 1
+            shard.left -= 1
+            if not shard.left:
+                yield shards.pop(shard.number)
+        bar.update(len(rows))
 
 
-def _manifest(job: Job, release_format: str, records: list[dict]) -> dict:
-    """The public manifest: what a reader must keep and what was done, nothing that gives the noise away."""
-    realised = [value for record in records for value in record["psnr_db"]]
-    changed = [value for value in realised if value is not None]
-    spread = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
-    preprocess, settings = job.authorized.preprocess, job.config.recode
-    return {
-        "ne_jax": importlib.metadata.version("ne_jax"),
-        "pillow": importlib.metadata.version("pillow"),  # versions differ in how they resize
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "authorized": job.authorized.name,
-        "checkpoint_sha256": job.authorized.sha256,
-        "format": release_format,
-        "design": job.design(release_format),
-        "replace": settings.replace,
-        "rule": job.config.subspace.rule,
-        "threshold": job.config.subspace.value,
-        "directions": job.space.num_directions,
-        "patch_numbers": job.space.total_directions,
-        "psnr_db_asked": settings.psnr_db,
-        "psnr_db_realised": dict(zip(("min", "median", "max"), spread, strict=True)),
-        "edge_share": float(np.mean([share for record in records for share in record["edge_share"]])),
-        "image_shape": list(preprocess.image_shape),
-        "geometry": "feed the stored pixels as they are: a resize or crop off the patch grid breaks the authorized model",
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "images": len(realised),
-        "left_unchanged": len(realised) - len(changed),
-        "names": [name for record in records for name in record["names"]],
-        "files": release.file_hashes(job.release_dir(release_format)),
-    }
+def _keep(job: Job, shard: _Shard, index: int, image: data.Decoded, place: int, arrays: dict[Kind, list[Encoded]]):
+    """Copy an image's results out of its batch, in which it is number `place`."""
+    for kind in {_kind(job, name) for name in shard.formats}:
+        step, row = divmod(place, len(arrays[kind][0].stored))
+        found = arrays[kind][step]
+        if kind not in shard.images:
+            shard.images[kind] = np.empty((shard.size, *found.stored.shape[1:]), found.stored.dtype)
+        shard.images[kind][len(shard.names)] = found.stored[row]
+        shard.measured.setdefault(kind, []).append((float(found.psnr_db[row]), float(found.edge_share[row])))
+    shard.names.append(job.source.names[index])
+    shard.metadata.append(image.metadata)
+
+
+Rows = list[tuple[int, data.Decoded | BrokenImage]]
+
+
+def _launched(
+    job: Job, todo: list[int], shards: dict[int, _Shard], pool: ThreadPoolExecutor
+) -> Iterator[tuple[Rows, dict[Kind, list[Future[Encoded]]]]]:
+    """Batches, and by kind what the devices make of their whole images, in order."""
+    settings, secret = job.config.recode, job.secret()
+    designs = {job.design(name) for shard in shards.values() for name in shard.formats}
+    directions = {design: job.directions(design) for design in designs}
+    size = job.config.batch_size
+    stream = data.decoded(job.source, job.authorized.preprocess, todo, job.config.data.workers, ahead=size)
+    for rows in _grouped(stream, size):
+        whole = [image.pixels for _, image in rows if not isinstance(image, BrokenImage)]
+        encoded = {}
+        if whole:
+            pixels = np.stack(whole)
+            keys = noise_keys(secret, pixels)
+            kinds = {_kind(job, name) for index, _ in rows for name in shards[job.shard_of(index)].formats}
+            for design, dtype in kinds:
+                calls = encode_calls(
+                    keys, pixels, directions[design], settings.psnr_db, design, dtype, settings.replace, settings.rounds
+                )
+                encoded[design, dtype] = [pool.submit(_fetch, call) for call in calls]
+        yield rows, encoded
+
+
+def _fetch(call: Callable[[], Encoded]) -> Encoded:
+    return Encoded(*map(np.asarray, call()))
+
+
+def _grouped(stream: Iterator, size: int) -> Iterator[list]:
+    with contextlib.closing(stream):
+        while group := list(itertools.islice(stream, size)):
+            yield group
+
+
+def _one_ahead(items: Iterator) -> Iterator:
+    """The items, each when the next one has been asked for: what the devices were given last is not waited for."""
+    waiting = collections.deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting

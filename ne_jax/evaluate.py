@@ -110,6 +110,11 @@ def has_labels(job: Job, reader: Model) -> bool:
     return bool(len(job.source.classes)) and len(job.source.classes) == reader.num_classes
 
 
+def truths(job: Job, readers: list[Model], indices: np.ndarray) -> Int[np.ndarray, " n"] | None:
+    """The labels of source images, which may be slow to get, if they are the classes of any of the readers."""
+    return job.source.labels()[indices] if any(has_labels(job, reader) for reader in readers) else None
+
+
 def _evaluate_release(
     job: Job, release_format: str, readers: list[Model], clean: dict[tuple[str, int], Answers]
 ) -> list[dict]:
@@ -120,7 +125,7 @@ def _evaluate_release(
     with tqdm(total=len(job.source.names), desc=f"evaluate {release_format}", unit="image") as bar:
         for pair in pairs(job, release_format):
             seen = sum(map(len, indices))
-            labels = job.source.labels[pair.indices]
+            labels = truths(job, readers, pair.indices)
             for condition, view in _views(job, release_format, pair, seen).items():
                 for reader in readers:
                     key = (reader.name, int(pair.indices[0]))
@@ -164,7 +169,7 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
     """White noise of each image's own PSNR (dB), from a key of its own, in the number format of the release."""
     apart = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     finite = np.where(np.isfinite(psnr), psnr, 100.0)  # padding has no change and any strength will do
-    box = release_format == "png8"
+    box = release.FORMATS[release_format].dtype == np.uint8
     noisy = jax.vmap(lambda key, image, db: isotropic(key, image, db, box=box))(apart, clean, finite)
     return np.asarray(noisy)
 
@@ -198,7 +203,7 @@ def _curve_point(job: Job, release_format: str, readers: list[Model], batches, a
         realised.append(psnr[:kept])
         for reader in readers:
             before = answer(reader, from_bytes(clean)).first(kept)
-            truth = job.source.labels[indices] if has_labels(job, reader) else None
+            truth = truths(job, [reader], indices)
             for condition, view in views.items():
                 measured = scores(answer(reader, view).first(kept), before, truth)
                 metric = next(iter(measured))  # the most telling one comes first

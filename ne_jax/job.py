@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
-from ne_jax import data, release
+from ne_jax import data, paper, private, processes, release
 from ne_jax.errors import UserError
 from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
-from ne_jax.noise_keys import load_secret
 from ne_jax.pixels import to_float
 from ne_jax.polyphase import PolyphaseSpectrum
 from ne_jax.preprocess import from_fields
-from ne_jax.recode import Design
 from ne_jax.spectrum import Spectrum, spectrum
 from ne_jax.subspace import Subspace, low_sensitivity
 
 
 class Job(NamedTuple):
-    """A run: where it happens, for whom, on what. feature_norm: median norm(T (x - mean)) of a few images."""
+    """A run: where it happens, for whom, on what. feature_norm: median norm(T (x - mean)) of a few images.
+
+    source: under the names that are released. lock: held while the job is.
+    """
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -34,28 +39,62 @@ class Job(NamedTuple):
     spectrum: Spectrum | PolyphaseSpectrum
     space: Subspace
     feature_norm: float
+    lock: processes.Lock
 
     def release_dir(self, release_format: str) -> pathlib.Path:
         """Where the release of a format lies."""
         return self.workdir / "releases" / release_format
 
-    def design(self, release_format: str) -> Design:
+    @property
+    def num_shards(self) -> int:
+        """Shards of a release."""
+        return -(-len(self.source.names) // self.config.release.shard_size)
+
+    def shard(self, number: int) -> range:
+        """Indices of the source images of a shard."""
+        start = number * self.config.release.shard_size
+        return range(start, min(start + self.config.release.shard_size, len(self.source.names)))
+
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that a source image belongs to."""
+        return index // self.config.release.shard_size
+
+    def record(self, release_format: str, shard: int) -> pathlib.Path:
+        """What is noted when a shard is written."""
+        return self.workdir / "progress" / release_format / f"{shard:05d}.json"
+
+    @property
+    def private_dir(self) -> pathlib.Path:
+        """What must not be released."""
+        return self.workdir / "private"
+
+    def design(self, release_format: str) -> str:
         """The recoding design of a format."""
-        if self.config.recode.design != "auto":
-            return self.config.recode.design
-        return {"float32": "gaussian", "png8": "boxed"}[release_format]
+        asked = self.config.recode.design
+        return release.FORMATS[release_format].design if asked == "auto" else asked
+
+    def directions(self, design: str) -> Subspace | paper.Tile:
+        """Where the noise of a design lies."""
+        if design != "paper":
+            return self.space
+        layer = self.authorized.first_layer
+        return paper.Tile(layer, paper.low_directions(layer, self.config.subspace.value))
 
     def secret(self) -> bytes:
-        """The secret that noise comes from."""
-        return load_secret(pathlib.Path(self.config.recode.secret_file or self.workdir / "private" / "secret.key"))
+        """The secret that noise and opaque names come from."""
+        return _secret(self.config, self.workdir)
 
-    def sample_pixels(self, count: int = 64) -> np.ndarray:
-        """Clean images, uint8, spread evenly over the source; broken ones left out."""
-        indices = np.unique(np.linspace(0, len(self.source.names) - 1, count).astype(int))
-        return _sample(self.source, self.authorized, indices)
+    def sample_pixels(self) -> np.ndarray:
+        """At most 64 clean images, uint8, spread evenly over the source; broken ones left out."""
+        return _sample(self.source, self.authorized)
 
 
-def _sample(source: data.Source, model: Model, indices: np.ndarray) -> np.ndarray:
+def _secret(config: ConfigDict, workdir: pathlib.Path) -> bytes:
+    return private.load_secret(pathlib.Path(config.recode.secret_file or workdir / "private" / private.SECRET))
+
+
+def _sample(source: data.Source, model: Model, count: int = 64) -> np.ndarray:
+    indices = np.unique(np.linspace(0, len(source.names) - 1, count).astype(int))
     reasons: list[str] = []
     found = [
         batch.pixels[batch.mask]
@@ -89,28 +128,76 @@ def load_named(config: ConfigDict, name: str) -> Model:
 
 
 def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
-    """Check the config, claim the workdir for it, load the authorized model and choose the subspace."""
+    """Check the config, claim the workdir for it, load the authorized model and choose the subspace. Close the job's lock to let
+    another run in; where this raises, it is closed."""
     configs.check(config)
-    _claim(config, workdir)
-    source = data.open_source(config.data.kind, config.data.path, config.data.split, config.data.limit)
-    model = load_named(config, config.authorized)
-    values = spectrum(model.first_layer, model.preprocess.image_shape)
-    sample = to_float(_sample(source, model, np.arange(min(64, len(source.names)))))
-    norms = np.linalg.norm(np.asarray(jax.vmap(model.first_layer.response)(sample)).reshape(len(sample), -1), axis=-1)
-    feature_norm = float(np.median(norms))
-    rule = config.subspace
-    space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=feature_norm)
-    return Job(config, workdir, model, source, values, space, feature_norm)
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(_lock(config, workdir))
+        _claim(config, workdir)
+        source = _open_source(config, workdir)
+        model = load_named(config, config.authorized)
+        if processes.several():
+            processes.agree("checkpoint", bytes.fromhex(model.sha256))
+        # How many threads the SVD has decides the last bits of the directions, and so of the files.
+        with threadpool_limits(1, "blas"):
+            values = jax.block_until_ready(spectrum(model.first_layer, model.preprocess.image_shape))
+        sample = to_float(_sample(source, model))
+        responses = np.asarray(jax.vmap(model.first_layer.response)(sample)).reshape(len(sample), -1)
+        norm = float(np.median(np.linalg.norm(responses, axis=-1)))
+        rule = config.subspace
+        space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=norm)
+        held.pop_all()
+    return Job(config, workdir, model, source, values, space, norm, lock)
+
+
+def _lock(config: ConfigDict, workdir: pathlib.Path) -> processes.Lock:
+    """Lock the workdir; refuse one that another run is in, or that is among the images."""
+    images = config.data.path
+    if config.data.kind == "folder" and images and _real(workdir).is_relative_to(_real(images)):
+        raise UserError(
+            f"workdir {workdir} lies in data.path {images}, so its files would pass for images; give another"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return processes.lock(workdir)
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: cannot write ({error.strerror}); give another --workdir") from error
 
 
 def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Write the config into a new workdir; refuse a workdir that was made with another."""
-    path = workdir / "config.json"
+    """Write the config into a new workdir; refuse one that was made with another."""
+    path, flat = workdir / "config.json", configs.leaves(config)
     if path.is_file():
         difference = configs.first_difference(json.loads(path.read_text()), config)
         if difference:
             raise UserError(f"workdir {workdir} was made with another config ({difference}); give another --workdir")
-    try:
-        release.write_json(path, configs.leaves(config))
-    except OSError as error:
-        raise UserError(f"workdir {workdir}: cannot write ({error.strerror}); give another --workdir") from error
+    if processes.first():
+        release.write_json(path, flat)
+        _secret(config, workdir)
+    processes.wait_for_first("config and secret")
+    if processes.several():
+        processes.agree("config", _digest(flat))
+        processes.agree("secret", _digest(_secret(config, workdir).hex()))
+
+
+def _real(path: pathlib.Path | str) -> pathlib.Path:
+    return pathlib.Path(os.path.realpath(path))
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+
+
+def _open_source(config: ConfigDict, workdir: pathlib.Path) -> data.Source:
+    """The source under the names that are released; refused if it is not the one that the workdir was made with."""
+    rules = config.data
+    limits = {"max_megapixels": rules.max_megapixels, "follow_links": rules.follow_links}
+    source = data.open_source(rules.kind, rules.path, rules.split, rules.limit, **limits)
+    former = source.names
+    if config.release.opaque_names:
+        source, former = private.opaque(source, _secret(config, workdir))
+    if processes.first():
+        private.keep_names(workdir / "private", source.names, former)
+    if processes.several():
+        processes.agree("data source", _digest(list(former)))
+    return source

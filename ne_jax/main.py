@@ -3,7 +3,12 @@
 Stages, each reading what the former wrote: inspect (spectrum; what a release would cost and stop), encode (write the releases),
 check (certificates), evaluate (who can read them), report (report.md, report.html), all.
 Any leaf of the config can be set: --config.recode.psnr_db=3
-Exit status: 0 done; 1 done, but images were skipped and --strict was given; 2 a mistake in the input, told in one line.
+Several processes can encode together: --distributed in each (scripts/launch_local.sh).
+
+Whoever has a release and the authorized model: python -m ne_jax.main --stage=verify --release=DIR [--config=FILE] [--private=DIR]
+
+Exit status: 0 done; 1 done, but images were skipped and --strict was given, or a verified release is broken; 2 a mistake in the
+input, told in one line.
 """
 
 from __future__ import annotations
@@ -12,17 +17,28 @@ import pathlib
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from ne_jax import check, encode, evaluate, inspection, report, tables
+from ne_jax import allocator, check, encode, evaluate, inspection, processes, report, tables, verify
+from ne_jax.config import default
 from ne_jax.errors import UserError
-from ne_jax.job import Job, open_job
+from ne_jax.job import Job, load_named, open_job
+from ne_jax.manifest import read_manifest
+from ne_jax.models.registry import SAMPLES
 
 STAGES = ("inspect", "encode", "check", "evaluate", "report")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that this run makes")
-_STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all"), "what to do")
+_STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "verify"), "what to do")
+_RELEASE = flags.DEFINE_string("release", None, "verify: folder of the release")
+_PRIVATE = flags.DEFINE_string(
+    "private", None, "verify: the owner's WORKDIR/private, for every certificate and prediction"
+)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "encode: one of several processes that share the work")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; none: the cluster's environment tells")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator: 0 to num_processes - 1", lower_bound=0)
 _STRICT = flags.DEFINE_bool("strict", False, "exit with status 1 when an image could not be read")
 
 
@@ -49,8 +65,14 @@ def main(argv: list[str]) -> None:
         config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
     except OSError as error:
         raise _unreadable(error) from error
+    if _STAGE.value == "verify":
+        sys.exit(_verify(config))
     if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
+    if _DISTRIBUTED.value:
+        if _STAGE.value != "encode":
+            raise UserError(f"--distributed is for --stage=encode; run --stage={_STAGE.value} in one process")
+        processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     job = open_job(config, pathlib.Path(_WORKDIR.value))
     skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
@@ -62,6 +84,24 @@ def main(argv: list[str]) -> None:
         )
         if _STRICT.value:
             sys.exit(1)
+
+
+def _verify(config: ConfigDict | None) -> int:
+    """Exit status 0 for a release that holds, 1 for one that does not."""
+    if _RELEASE.value is None:
+        raise UserError("give --release=DIR, the folder that holds manifest.json")
+    release = pathlib.Path(_RELEASE.value)
+    authorized = read_manifest(release).get("authorized")
+    name = authorized.get("name") if isinstance(authorized, dict) else None
+    config = config or default()
+    if name not in (*config.models, *SAMPLES):
+        raise UserError(
+            f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
+        )
+    model = load_named(config, name)
+    found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value))
+    print(verify.describe(found))
+    return 0 if found["holds"] else 1
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -84,6 +124,7 @@ def _unreadable(error: OSError) -> UserError:
 def cli() -> None:
     """`main`, with a person's mistakes told without a traceback."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every restore
+    allocator.keep_freed()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

@@ -14,14 +14,15 @@ import jax
 import markdown
 import numpy as np
 
-from ne_jax import attacks, figures, release
-from ne_jax.check import CERTIFICATES, SUMMARY, pairs
+from ne_jax import attacks, figures, paper, release
+from ne_jax.check import SUMMARY, pairs
 from ne_jax.config import leaves
 from ne_jax.errors import UserError
 from ne_jax.evaluate import ATTACKS, CONDITIONS, CURVE, RESULTS
 from ne_jax.inspection import INSPECTION
 from ne_jax.job import Job
 from ne_jax.pixels import from_bytes
+from ne_jax.private import CERTIFICATES
 from ne_jax.tables import METRICS, NAMES, formats, kept, result_table, table, told
 
 _NEWLINE = "\n"
@@ -101,6 +102,8 @@ def _headline(job: Job, records: list[dict], summary: dict) -> str:
             f"- **{release_format}** at {found['psnr_db_median']:.1f} dB, {found['n']:,} stored images. {name}: {kept(found)}. "
             f"{metric.capitalize()} of other readers of the same files: {others}."
         )
+    if job.config.recode.design == "paper":
+        lines.insert(0, f"**{paper.MARK}**\n")
     return f"# Non-transferable examples for {name}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -125,7 +128,7 @@ def _show(job: Job) -> str:
 
 ![{alt}](figures/pictures.png)
 
-float32 NEs leave [0, 1] and are shown clipped. The last column is the NE without the low-sensitivity subspace: all that the
+Floating-point NEs leave [0, 1] and are shown clipped. The last column is the NE without the low-sensitivity subspace: all that the
 authorized model's first layer reacts to.
 """
 
@@ -156,7 +159,7 @@ def _certificates(summary: dict) -> str:
     ]
     return f"""## Certificates
 
-Measured on every stored file; one line an image in {CERTIFICATES}. Gap: norm of the change of the first layer's output; bound:
+Measured on every stored file; one line an image in private/{CERTIFICATES}. Gap: norm of the change of the first layer's output; bound:
 proved from the subspace, the rounding of the format and of float32 (medians). Predictions are kept by execution of the
 authorized model; the 95 % bound is Clopper and Pearson's, one-sided.
 
@@ -254,11 +257,11 @@ def _reproduce(job: Job) -> str:
     settings = "\n".join(f"{name} = {value}" for name, value in leaves(job.config).items())
     return f"""## How to reproduce
 
-- Made {manifest["created"]}; {versions}; Python {sys.version.split()[0]}; {jax.device_count()} {jax.devices()[0].platform} device(s);
+- Made {manifest["date"]}; {versions}; Python {sys.version.split()[0]}; {jax.device_count()} {jax.devices()[0].platform} device(s);
   first-layer products in float32 at highest precision.
 - Authorized checkpoint: {job.authorized.architecture}, SHA-256 `{job.authorized.sha256}`.
 - The noise comes from a secret of the owner: another secret gives other files, and figures within the intervals.
-- Records: {RESULTS}, {CERTIFICATES}, {SUMMARY}, {CURVE}, {INSPECTION}. Command:
+- Records: {RESULTS}, private/{CERTIFICATES}, {SUMMARY}, {CURVE}, {INSPECTION}. Command:
   `python -m ne_jax.main --config=CONFIG --workdir=DIR --stage=all` with the config
 
 ```

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from ne_jax import attacks, check, encode, evaluate, inspection, report
+from ne_jax import attacks, check, data, encode, evaluate, inspection, private, report
 from ne_jax.encode import realised_psnr_db
 from ne_jax.errors import UserError
-from ne_jax.job import open_job
 from ne_jax.noise_keys import noise_keys
 from ne_jax.preprocess import Preprocess, adapt
 from ne_jax.recode import recode
 from ne_jax.spectrum import spectrum
 from ne_jax.subspace import low_sensitivity
-from tests.test_encode import small_config
+from tests.jobs import opened
 
 FIELDS = {"authorized", "reader", "condition", "release_format", "psnr_db", "metric", "value", "n", "ci95"}
 
@@ -26,12 +25,12 @@ def evaluated(tmp_path_factory):
     """A whole run on 20 images: every stage but the flags."""
     tmp_path = tmp_path_factory.mktemp("evaluate")
     leaves = {"evaluate.curve_psnr_db": (0.0, 20.0), "evaluate.curve_images": 9, "evaluate.attack_images": 6}
-    job = open_job(small_config(tmp_path, **leaves), tmp_path / "run")
-    inspection.run(job)
-    encode.run(job)
-    check.run(job)
-    evaluate.run(job)
-    report.run(job)
+    with opened(tmp_path, "run", **leaves) as job:
+        inspection.run(job)
+        encode.run(job)
+        check.run(job)
+        evaluate.run(job)
+        report.run(job)
     return job
 
 
@@ -71,7 +70,7 @@ def test_values_are_what_the_models_say_of_the_files(evaluated):
         for r in lines(evaluated, evaluate.RESULTS)
         if (r["reader"], r["condition"], r["release_format"], r["metric"]) == key
     ]
-    assert row["value"] == np.mean(said == source.labels)
+    assert row["value"] == np.mean(said == source.labels())
 
 
 def test_intervals_are_wilsons(evaluated):
@@ -111,7 +110,7 @@ def test_feature_cosines_are_those_of_the_files(evaluated):
 
 def test_certificates_have_a_line_an_image(evaluated):
     """Every stored image of every format is certified, and every bound holds."""
-    rows = lines(evaluated, check.CERTIFICATES)
+    rows = [json.loads(line) for line in (evaluated.private_dir / private.CERTIFICATES).read_text().splitlines()]
     assert [(row["release_format"], row["image"]) for row in rows] == [
         (name, image) for name in evaluated.config.release.formats for image in evaluated.source.names
     ]
@@ -146,23 +145,23 @@ def test_the_report_holds_the_records_and_needs_no_other_file(evaluated):
 
 def test_a_stage_says_what_it_needs(tmp_path):
     """A stage run too early names the missing file and the stage that makes it."""
-    job = open_job(small_config(tmp_path), tmp_path / "run")
-    for stage, wanted in ((check, "encode"), (evaluate, "encode"), (report, "inspect")):
-        with pytest.raises(UserError, match=f"run --stage={wanted} first"):
-            stage.run(job)
+    with opened(tmp_path, "run") as job:
+        for stage, wanted in ((check, "encode"), (evaluate, "encode"), (report, "inspect")):
+            with pytest.raises(UserError, match=f"run --stage={wanted} first"):
+                stage.run(job)
 
 
 def test_data_without_labels_gives_no_accuracy(tmp_path):
     """No accuracy is made up where the classes are not the model's."""
     folder = tmp_path / "images"
     folder.mkdir()
-    source = open_job(small_config(tmp_path), tmp_path / "other").source
+    source = data.open_source("fashion_mnist")
     for index in range(4):
         source.read(index).save(folder / f"{index}.png")
     leaves = {"data.kind": "folder", "data.path": str(folder), "evaluate.curve_psnr_db": ()}
-    job = open_job(small_config(tmp_path, **leaves), tmp_path / "run")
-    encode.run(job)
-    assert {row["metric"] for row in evaluate.run(job)} == {"agreement", "feature_cosine"}
+    with opened(tmp_path, "run", **leaves) as job:
+        encode.run(job)
+        assert {row["metric"] for row in evaluate.run(job)} == {"agreement", "feature_cosine"}
 
 
 def test_projection_removes_gaussian_noise_entirely(make_layer):

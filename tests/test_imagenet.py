@@ -1,5 +1,6 @@
 """The ImageNet configs, on checkpoints in the publishers' real format with random numbers, and a small tree like ImageNet's."""
 
+import contextlib
 import importlib.util
 import pathlib
 
@@ -8,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ne_jax import check, encode, evaluate, release
+from ne_jax import check, encode, evaluate, manifest
 from ne_jax.job import open_job
 from tests.oracles import torch, transformers
 
@@ -47,6 +48,7 @@ def checkpoints(tmp_path_factory):
     return root
 
 
+@contextlib.contextmanager
 def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
     spec = importlib.util.spec_from_file_location(config_name, CONFIGS / f"{config_name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -61,16 +63,18 @@ def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
     config.models, config.readers = ConfigDict(models), readers
     leaves = {"data.path": str(tree), "data.limit": 3, "batch_size": 3, "evaluate.curve_psnr_db": ()}
     config.update_from_flattened_dict(leaves | {"evaluate.attack_images": 1} | dict(changes))
-    return open_job(config, workdir)
+    job = open_job(config, workdir)
+    with job.lock:
+        yield job
 
 
 def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     """The whole way, real sizes and formats: labels from 1,000 class folders, readers of four families, one of another framework."""
     readers = ("vit_b16", "resnet50", "convnext_t", "swin_b")
-    job = job_of("imagenet_vit_b16", tree, checkpoints, tmp_path / "run", readers)
-    assert len(job.source.classes) == 1000 and job.authorized.architecture == "vit_b16"
-    assert encode.run(job) == 0
-    records = evaluate.run(job)
+    with job_of("imagenet_vit_b16", tree, checkpoints, tmp_path / "run", readers) as job:
+        assert len(job.source.classes) == 1000 and job.authorized.architecture == "vit_b16"
+        assert encode.run(job) == 0
+        records = evaluate.run(job)
     assert {(row["reader"], row["metric"]) for row in records} == {
         (reader, metric) for reader in readers for metric in ("accuracy", "agreement", "feature_cosine")
     }
@@ -79,24 +83,21 @@ def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     # Random networks: argmax hangs on a hair, features do not. No direction is exactly null here.
     assert min(cosines["vit_b16", "float32"], cosines["vit_b16", "png8"]) > 0.99
     assert max(cosines["convnext_t", "float32"], cosines["swin_b", "float32"]) < 0.7
-    manifest = release.read_manifest(job.release_dir("float32"))
-    assert manifest["image_shape"] == [224, 224, 3] and manifest["psnr_db_realised"]["median"] == pytest.approx(
-        0, abs=0.01
-    )
+    kept = manifest.read_manifest(job.release_dir("float32"))
+    assert kept["image_shape"] == [224, 224, 3] and kept["psnr_db_realised"]["median"] == pytest.approx(0, abs=0.01)
 
 
 def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
     """A stem whose windows overlap, at real size: the release is of images, its bound holds, and the weak end of the curve is kept
     better than white noise of the same strength would."""
-    job = job_of(
-        "imagenet_resnet50", tree, checkpoints, tmp_path / "run", ("resnet50", "vit_b16"), {"recode.psnr_db": 20.0}
-    )
-    assert job.space.num_directions in (29_999, 30_000)  # a direction and its conjugate stay together
-    assert job.space.total_directions == 224 * 224 * 3
-    assert encode.run(job) == 0
-    summary = check.run(job)
-    assert all(found["bound_holds"] == found["n"] == 3 and found["deviation"] == {} for found in summary.values())
-    records = evaluate.run(job)
+    changes = {"recode.psnr_db": 20.0}
+    with job_of("imagenet_resnet50", tree, checkpoints, tmp_path / "run", ("resnet50", "vit_b16"), changes) as job:
+        assert job.space.num_directions in (29_999, 30_000)  # a direction and its conjugate stay together
+        assert job.space.total_directions == 224 * 224 * 3
+        assert encode.run(job) == 0
+        summary = check.run(job)
+        assert all(found["bound_holds"] == found["n"] == 3 and found["deviation"] == {} for found in summary.values())
+        records = evaluate.run(job)
     rows = [r for r in records if (r["metric"], r["reader"]) == ("feature_cosine", "resnet50")]
     cosines = {(row["condition"], row["release_format"]): row["value"] for row in rows}
     assert all(cosines["ne", name] > cosines["gaussian", name] for name in ("float32", "png8"))

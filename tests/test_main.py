@@ -1,21 +1,16 @@
 """The command: a whole run, and a person's mistakes told in one line."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
+from ne_jax.manifest import read_manifest
+from tests import jobs
+
 SMALL = ["--config.data.limit=12", "--config.batch_size=5", "--config.evaluate.curve_images=5"]
 
 
 def run(workdir, *arguments, config="configs/quickstart.py"):
-    command = [sys.executable, "-m", "ne_jax.main", f"--config={config}", f"--workdir={workdir}", *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return jobs.run(jobs.main(f"--config={config}", f"--workdir={workdir}", *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +24,7 @@ def test_all_stages_from_the_command_line(finished):
     workdir, done = finished
     assert done.returncode == 0, done.stderr
     assert "**vit_a** (authorized)" in done.stdout and f"report: {workdir}/report.html" in done.stdout
-    names = ("config.json", "inspect.json", "certificates.jsonl", "results.jsonl", "report.md", "report.html")
+    names = ("config.json", "inspect.json", "private/certificates.jsonl", "results.jsonl", "report.md", "report.html")
     assert all((workdir / name).is_file() for name in names)
     assert (workdir / "releases" / "png8" / "images" / "test" / "00011.png").is_file()
     assert "image/s" in done.stderr and "<" in done.stderr  # progress with an ETA
@@ -49,6 +44,12 @@ MISTAKES = {
     "wrong type": (["--config.recode.psnr_db=loud"], None, "psnr_db"),
     "another config": (["--config.recode.psnr_db=3"], None, "recode.psnr_db: was 0.0, is 3.0"),
     "unknown stage": (["--stage=decode"], None, "decode"),
+    "alone in a crowd": (
+        ["--distributed"],
+        None,
+        "--distributed is for --stage=encode; run --stage=all in one process",
+    ),
+    "no crowd": (["--distributed", "--stage=encode"], None, "give --coordinator=HOST:PORT --num_processes=N"),
     "unknown authorized": (["--config.authorized=vit_z"], None, "authorized: was vit_a, is vit_z"),
 }
 
@@ -58,9 +59,7 @@ def test_a_mistake_is_one_line_and_no_traceback(finished, mistake):
     """Exit status 2 and one line that names the thing."""
     arguments, config, part = MISTAKES[mistake]
     done = run(finished[0], *SMALL, *arguments, config=config or "configs/quickstart.py")
-    assert done.returncode == 2
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1 and part in told[0] and "Traceback" not in done.stderr
+    assert part in jobs.told(done)
 
 
 NEW_WORKDIR_MISTAKES = {
@@ -82,18 +81,44 @@ NEW_WORKDIR_MISTAKES = {
 def test_a_mistake_in_a_new_workdir(tmp_path, mistake):
     """The same for mistakes that the config check, the model or the data find."""
     arguments, part = NEW_WORKDIR_MISTAKES[mistake]
-    done = run(tmp_path / "run", *SMALL, *arguments)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1 and part in told[0]
+    assert part in jobs.told(run(tmp_path / "run", *SMALL, *arguments))
+
+
+def test_a_typo_in_a_config_file_is_told(tmp_path):
+    """A leaf that does not exist is an error there, too, and no setting that nothing reads."""
+    config = jobs.write_config(tmp_path / "config.py", {})
+    config.write_text(config.read_text().replace("    return", "    config.data.worker = 3\n    return"))
+    line = jobs.told(run(tmp_path / "run", config=config))
+    assert line.startswith("error: --config: ") and "worker" in line and not (tmp_path / "run").exists()
+
+
+def test_verify_needs_a_release(tmp_path):
+    """Without a folder, and with one that is no release, it says what to give."""
+    assert jobs.told(jobs.run(jobs.main("--stage=verify"))) == (
+        "error: give --release=DIR, the folder that holds manifest.json"
+    )
+    line = jobs.told(jobs.run(jobs.main("--stage=verify", f"--release={tmp_path}")))
+    assert line.startswith(f"error: {tmp_path}: no manifest.json, so no complete release")
+
+
+def test_a_release_can_be_verified_by_command(finished):
+    """By whoever has the folder alone, and by its owner; a file that changed makes the status 1."""
+    folder, private = finished[0] / "releases" / "png8", finished[0] / "private"
+    for arguments in ([], [f"--private={private}"]):
+        done = jobs.run(jobs.main("--stage=verify", f"--release={folder}", *arguments))
+        assert done.returncode == 0, done.stdout + done.stderr
+    picture = folder / "images" / "test" / "00003.png"
+    kept = picture.read_bytes()
+    picture.write_bytes((folder / "images" / "test" / "00004.png").read_bytes())
+    done = jobs.run(jobs.main("--stage=verify", f"--release={folder}"))
+    picture.write_bytes(kept)
+    assert done.returncode == 1 and "00003.png" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_strict_turns_skipped_images_into_a_failure(tmp_path):
     """Exit 0 with a count of what was skipped; exit 1 under --strict; the good images are released either way."""
     folder = tmp_path / "images with spaces"
     folder.mkdir()
-    from PIL import Image
-
     for index in range(3):
         Image.new("L", (30, 30), 60 * index).save(folder / f"{index}.png")
     (folder / "broken.png").write_bytes(b"no image")
@@ -105,4 +130,4 @@ def test_strict_turns_skipped_images_into_a_failure(tmp_path):
         and str(folder / "broken.png") in done.stderr
     )
     assert run(tmp_path / "run", *SMALL, *arguments, "--strict").returncode == 1
-    assert json.loads((tmp_path / "run" / "releases" / "png8" / "manifest.json").read_text())["images"] == 3
+    assert read_manifest(tmp_path / "run" / "releases" / "png8")["images"] == 3

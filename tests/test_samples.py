@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ne_jax import bounds, encode
+from ne_jax import bounds
+from ne_jax.batch import encode_batch
 from ne_jax.data import batches, open_source
 from ne_jax.models.loading import load_model
 from ne_jax.noise_keys import noise_keys
@@ -21,7 +22,7 @@ def images():
     source = open_source("fashion_mnist", limit=COUNT)
     model = load_model("vit_a")
     batch = next(batches(source, model.preprocess, COUNT, range(COUNT), lambda *_: None))
-    return batch.pixels, source.labels
+    return batch.pixels, source.labels()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_only_the_authorized_model_reads_the_nes(images, values, design):
     """The point of it all: vit_a keeps 99 % of its predictions, others fall to near chance (here: below 25 %)."""
     pixels, labels = images
     space = low_sensitivity(values, "relative", 1e-2)
-    stored = encode.encode_batch(noise_keys(SECRET, pixels), pixels, space, 0.0, design)
+    stored = encode_batch(noise_keys(SECRET, pixels), pixels, space, 0.0, design).stored
     model = load_model("vit_a")
     kept = bounds.compare_logits(model.apply(pixels), model.apply(stored)).kept
     assert float(kept.mean()) >= 0.99
@@ -70,7 +71,7 @@ def test_measured_gap_is_the_expected_one_beyond_the_null_space(images, values):
     layer = load_model("vit_a").first_layer
     space = low_sensitivity(values, "count", 700)
     assert float(space.singular_values[0]) > 0.1 * float(space.sigma_1)
-    stored = encode.encode_batch(noise_keys(SECRET, pixels), pixels, space, 10.0, "gaussian")
+    stored = encode_batch(noise_keys(SECRET, pixels), pixels, space, 10.0, "gaussian").stored
     certificate = bounds.certify(layer, space, pixels, stored)
     assert bool(certificate.holds.all())
     assert abs(float(jnp.median(certificate.feature_gap / certificate.expected_gap)) - 1) <= 0.10
@@ -94,7 +95,7 @@ def test_reader_deviation_is_predicted(images, values, reader):
     """Mean energy at a reader's first layer within 5 % of s^2 trace(V_N^T G V_N); the tails hold as often as promised."""
     pixels, _ = images
     space = low_sensitivity(values, "relative", 1e-2)
-    stored = encode.encode_batch(noise_keys(SECRET, pixels), pixels, space, 0.0, "gaussian")
+    stored = encode_batch(noise_keys(SECRET, pixels), pixels, space, 0.0, "gaussian").stored
     delta = stored - pixels.astype(np.float32) / 255
     layer, t = load_model(reader).first_layer, 3.0
     energy = bounds.noise_energy(layer, delta)

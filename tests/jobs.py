@@ -1,0 +1,108 @@
+"""Small jobs for the tests of the stages, in this process or through the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ne_jax import encode, release
+from ne_jax.config import default
+from ne_jax.formats import FORMATS
+from ne_jax.job import Job, open_job
+
+ROOT = pathlib.Path(__file__).parent.parent
+SECRET = "0123456789abcdef" * 4
+EVERY_FORMAT = tuple(FORMATS)
+# Makes manifests the same too.
+ENVIRONMENT = {"SOURCE_DATE_EPOCH": "1700000000", "JAX_PLATFORMS": "cpu"}
+# A stem whose windows overlap, and a rule that leaves it directions.
+OVERLAPPING = {"authorized": "resnet_a", "subspace.rule": "count", "subspace.value": 200.0, "readers": ("resnet_a",)}
+
+
+def small_leaves(tmp_path: pathlib.Path, **leaves) -> dict:
+    """20 images of the embedded set in shards of 8, under a fixed secret, and what `leaves` says."""
+    secret = tmp_path / "secret.key"
+    secret.write_text(SECRET)
+    small = {"data.limit": 20, "batch_size": 6, "release.shard_size": 8, "recode.fit": True}
+    return small | {"recode.secret_file": str(secret)} | leaves
+
+
+def small_config(tmp_path: pathlib.Path, **leaves) -> ConfigDict:
+    """The config of `small_leaves`."""
+    config = default()
+    config.update_from_flattened_dict(small_leaves(tmp_path, **leaves))
+    return config
+
+
+@contextlib.contextmanager
+def opened(tmp_path: pathlib.Path, name: str, **leaves) -> Iterator[Job]:
+    """The job in workdir `name`, which is free again afterwards, also after an exception."""
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        job = open_job(small_config(tmp_path, **leaves), tmp_path / name)
+        try:
+            yield job
+        finally:
+            job.lock.close()
+
+
+def encode_into(tmp_path: pathlib.Path, name: str, **leaves) -> Job:
+    """Stage encode in workdir `name`."""
+    with opened(tmp_path, name, **leaves) as job:
+        encode.run(job)
+        return job
+
+
+def contents(workdir: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of every release below a workdir."""
+    folder = workdir / "releases"
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def rows(job: Job, release_format: str) -> dict[str, np.ndarray]:
+    """What is stored, by name."""
+    batches = release.read_release(job.release_dir(release_format), 7)
+    return {name: image for names, images in batches for name, image in zip(names, images, strict=True)}
+
+
+def write_config(path: pathlib.Path, leaves: dict) -> pathlib.Path:
+    """A config file that sets `leaves`."""
+    lines = ["from ne_jax.config import default", "", "", "def get_config():", "    config = default()"]
+    lines += [f"    config.update_from_flattened_dict({leaves!r})", "    return config", ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    """A process in the project's folder; "python" stands for this interpreter."""
+    program = [sys.executable if word == "python" else word for word in command]
+    variables = os.environ | ENVIRONMENT | environment
+    return subprocess.Popen(program, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    """`start`, and what came of it."""
+    with start(command, **environment) as process:
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def main(*arguments: object) -> list[str]:
+    """The main job's command."""
+    return ["python", "-m", "ne_jax.main", *map(str, arguments)]
+
+
+def told(done: subprocess.CompletedProcess) -> str:
+    """The one line that a mistake is told in; no more and no traceback."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
