@@ -15,14 +15,13 @@ from jaxtyping import Array, Float, Key, Shaped, UInt8
 from ne_jax.paper import Tile, paper_recode
 from ne_jax.pixels import psnr_db, to_float
 from ne_jax.recode import Design, recode
-from ne_jax.subspace import Subspace
+from ne_jax.subspace import FourierSubspace, Subspace
 
 # Images that a device takes in one call. Always this many, padded, in the same program for one device, because another one may add in
 # another order, and then an image's last bit would depend on the batch that it came in (contract 4). XLA makes another program where
 # several devices share one call, which changed the last bits of a boxed image on overlapping windows.
 _STEP = 16
-# Of these, images that a CPU works on at once: their numbers stay in its cache, and a boxed image waits for no other.
-_TOGETHER = {"gaussian": 4, "boxed": 1, "paper": 4}
+_TRANSFORMED = 4  # of these, images whose Fourier transforms a CPU takes at once; else one at a time, whose numbers stay in its cache
 
 
 class Encoded(NamedTuple):
@@ -67,7 +66,7 @@ def encode_calls(
         words, pixels = (
             np.concatenate([rows, np.zeros_like(rows, shape=(padding, *rows.shape[1:]))]) for rows in (words, pixels)
         )
-    strength, settings = np.float32(psnr_db), (design, dtype, replace, rounds, _together(design))
+    strength, settings = np.float32(psnr_db), (design, dtype, replace, rounds, _together(design, space))
 
     def call(start: int, device: jax.Device) -> Encoded:
         rows = slice(start, start + _STEP)
@@ -77,8 +76,10 @@ def encode_calls(
     return [functools.partial(call, start, device) for start, device in places]
 
 
-def _together(design: str) -> int:
-    return _TOGETHER[design] if jax.default_backend() == "cpu" else _STEP
+def _together(design: str, space: Subspace | Tile) -> int:
+    if jax.default_backend() != "cpu":
+        return _STEP
+    return _TRANSFORMED if design == "gaussian" and isinstance(space, FourierSubspace) else 1
 
 
 @functools.partial(jax.jit, static_argnames=("design", "dtype", "replace", "rounds", "together"))

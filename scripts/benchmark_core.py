@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from benchmark_pairs import Row, rate, ratio, seconds, spread
 
 import ne_jax
+from ne_jax.data import num_workers
 from ne_jax.first_layer import HIGHEST
 from ne_jax.noise import normal
 from ne_jax.noise_keys import noise_keys
@@ -25,13 +27,17 @@ def _layer(kernel: int, stride: int, outputs: int, padding) -> ne_jax.FirstLayer
     return ne_jax.FirstLayer(weights, (stride, stride), padding, MEAN, STD)
 
 
-_STEP = 16  # images a call, as stage encode has them; each result is dropped before the next call, so that its memory is used again
+_STEP = 16  # images a call; each result is dropped before the next call, so that its memory is used again
+_THREADS = ThreadPoolExecutor(num_workers(0))  # as stage encode has them
 
 
 def _recoded(one, keys, images) -> None:
     """`one(key, image)` of all images, on a CPU four at a time."""
-    for start in range(0, BATCH, _STEP):
-        _step(one, keys[start : start + _STEP], images[start : start + _STEP]).block_until_ready()
+
+    def call(rows: slice) -> None:
+        _step(one, keys[rows], images[rows]).block_until_ready()
+
+    list(_THREADS.map(call, (slice(start, start + _STEP) for start in range(0, BATCH, _STEP))))
 
 
 @functools.partial(jax.jit, static_argnames=("one",))

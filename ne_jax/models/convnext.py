@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ne_jax.checkpoints import CONV, LINEAR, Format, Source
+from ne_jax.models.depthwise import depthwise
 from ne_jax.models.published import IMAGENET, timm_eval, torchvision_eval
 from ne_jax.preprocess import Preprocess
 
@@ -53,9 +54,8 @@ class Block(nnx.Module):
     """7x7 convolution of each channel alone, norm, two-layer MLP with the exact (erf) GELU, scaled and added."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.dwconv = nnx.Conv(
-            width, width, (7, 7), padding=((3, 3), (3, 3)), feature_group_count=width, kernel_init=_INIT, rngs=rngs
-        )
+        alone = {"feature_group_count": width, "conv_general_dilated": depthwise}
+        self.dwconv = nnx.Conv(width, width, (7, 7), padding=((3, 3), (3, 3)), **alone, kernel_init=_INIT, rngs=rngs)
         self.norm = _norm(width, rngs=rngs)
         self.fc1 = nnx.Linear(width, 4 * width, kernel_init=_INIT, rngs=rngs)
         self.fc2 = nnx.Linear(4 * width, width, kernel_init=_INIT, rngs=rngs)

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ne_jax.checkpoints import CONV, LINEAR, Format, Source
+from ne_jax.models.depthwise import depthwise
 from ne_jax.models.published import INCEPTION, timm_eval
 from ne_jax.preprocess import Preprocess
 
@@ -91,7 +92,8 @@ class Block(nnx.Module):
         inner = size.inputs * size.expansion
         self.expand = _conv(size.inputs, inner, 1, rngs=rngs) if size.expansion > 1 else None
         self.expand_norm = _norm(inner, epsilon, rngs=rngs) if size.expansion > 1 else None
-        self.dwconv = _conv(inner, inner, size.kernel, size.stride, feature_group_count=inner, rngs=rngs)
+        alone = {"feature_group_count": inner, "conv_general_dilated": depthwise}
+        self.dwconv = _conv(inner, inner, size.kernel, size.stride, **alone, rngs=rngs)
         self.dwconv_norm = _norm(inner, epsilon, rngs=rngs)
         self.project = _conv(inner, size.outputs, 1, rngs=rngs)
         self.project_norm = _norm(size.outputs, epsilon, rngs=rngs)
