@@ -1,15 +1,21 @@
 """Non-transferable examples in JAX: images that one authorized model reads and others do not (arXiv 2510.10982)."""
 
 from ne_jax.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
+from ne_jax.contrastive import contrastive, zoo_gain
+from ne_jax.deep import Deep, deep_recode
 from ne_jax.errors import UserError
 from ne_jax.first_layer import FirstLayer
+from ne_jax.guided import Guide, guided_recode
+from ne_jax.jacobian import jacobian_spectrum
 from ne_jax.recode import isotropic, recode
 from ne_jax.spectrum import Spectrum, spectrum
+from ne_jax.stacked import stacked
 from ne_jax.subspace import Subspace, low_sensitivity, strongest_psnr_db
 
 __all__ = [
-    "FirstLayer", "Spectrum", "Subspace", "UserError", "certify", "compare_logits", "failure_upper_bound", "isotropic",
-    "load_model", "low_sensitivity", "reader_deviation", "recode", "spectral_gap", "spectrum", "strongest_psnr_db",
+    "Deep", "FirstLayer", "Guide", "Spectrum", "Subspace", "UserError", "certify", "compare_logits", "contrastive", "deep_recode",
+    "failure_upper_bound", "guided_recode", "isotropic", "jacobian_spectrum", "load_model", "low_sensitivity", "reader_deviation",
+    "recode", "spectral_gap", "spectrum", "stacked", "strongest_psnr_db", "zoo_gain",
 ]  # fmt: skip
 
 

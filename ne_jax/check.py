@@ -70,18 +70,24 @@ def run(job: Job) -> dict:
     lines: list[str] = []
     summary = {}
     for name in job.config.release.formats:
-        rows, energies = _certify_release(job, name, readers)
+        rows, energies, others = _certify_release(job, name, readers)
         lines += [json.dumps({"release_format": name, **_as_json(row)}, allow_nan=False) for row in rows]
         summary[name] = _summary(rows) | {"deviation": _deviation(job, energies, readers)}
+        if others:
+            summary[name]["also_authorized"] = others
         manifest.add(job.release_dir(name), "certificate", _public(summary[name]))
     private.write_lines(job.private_dir / private.CERTIFICATES, lines)
     release.write_json(job.workdir / SUMMARY, summary)
     return summary
 
 
-def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tuple[list[dict], dict[str, np.ndarray]]:
-    """One row an image, and for each reader the energy of each image's noise at its first layer, per noise variance."""
+def _certify_release(
+    job: Job, release_format: str, readers: list[Model]
+) -> tuple[list[dict], dict[str, np.ndarray], dict[str, dict]]:
+    """One row an image; for each reader the energy of each image's noise at its first layer, per noise variance; and the set's
+    certificate of every model that is authorized beside the first."""
     rows: list[dict] = []
+    others: dict[str, list[dict]] = {model.name: [] for model in job.also}
     energies: dict[str, list[np.ndarray]] = {reader.name: [] for reader in readers}
     with tqdm(total=len(job.source.names), desc=f"check {release_format}", unit="image") as bar:
         for pair in pairs(job, release_format):
@@ -96,13 +102,24 @@ def _certify_release(job: Job, release_format: str, readers: list[Model]) -> tup
                 {"image": name, **dict(zip(columns, values, strict=True))}
                 for name, values in zip(pair.names, zip(*columns.values(), strict=True), strict=True)
             ]
+            for model in job.also:
+                bound = bounds.certify(model.first_layer, job.space, pair.clean, pair.stored)
+                seen = {"holds": bound.holds, **_execution(model, pair)}
+                others[model.name].append({key: np.asarray(column)[: pair.kept] for key, column in seen.items()})
             noise = _noise(job, pair)
             variance = np.sum(noise**2, axis=(1, 2, 3)) / (job.space.num_patches * job.space.num_directions)
             for reader in readers:
                 energy = np.asarray(bounds.noise_energy(reader.first_layer, noise))
                 energies[reader.name].append((energy / np.maximum(variance, 1e-30))[: pair.kept])
             bar.update(pair.kept)
-    return rows, {name: np.concatenate(parts) for name, parts in energies.items()}
+    joined = {name: np.concatenate(parts) for name, parts in energies.items()}
+    return rows, joined, {name: _also(parts) for name, parts in others.items()}
+
+
+def _also(parts: list[dict[str, np.ndarray]]) -> dict:
+    column = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    cosine = {"feature_cosine_min": float(column["feature_cosine"].min())}
+    return {"n": len(column["holds"]), "bound_holds": int(column["holds"].sum()), **_kept(column), **cosine}
 
 
 def digests(stored: Float32[np.ndarray, "batch height width channels"]) -> np.ndarray:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from ne_jax.batch import Design
 from ne_jax.errors import UserError
 from ne_jax.formats import FORMATS
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
-RELEASE_SECTIONS = ("authorized", "models", "data", "subspace", "recode", "release")
-_FREE = ("data.workers",)  # but for these
+RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
+_FREE = ("data.workers", "recode.max_passes")  # but for these
+NEED_SURROGATES = ("contrastive", "guided", "deep")
 
 
 def default() -> ConfigDict:
     """The default config: Fashion-MNIST's test set, encoded for the shipped vit_a."""
     config = ConfigDict()
     config.authorized = "vit_a"  # the model that the release is for
+    config.also_authorized = ()  # more models that it is for, whose first layers cut the image into the same windows
     config.readers = ("vit_a", "vit_b", "resnet_a", "resnet_b", "vit_a_tuned")  # who is given it
     # Names beyond the shipped ones: {"mine": {"architecture": "vit_b16", "checkpoint": "/path/model.safetensors"}}; "image_size"
     # and "preprocess" (the fields of Preprocess) may be given too. Architectures, and what a checkpoint may be: `load_model`.
@@ -43,9 +46,15 @@ def default() -> ConfigDict:
 
     config.recode = ConfigDict()
     config.recode.psnr_db = 0.0  # strength, dB; lower is stronger; 0 is noise as large as the pixel range
-    config.recode.design = (
-        "auto"  # gaussian for floating point, boxed for 8 bits; or boxed for all; or paper, which is INSECURE
-    )
+    # gaussian for floating point and boxed for 8 bits; or boxed for all; or contrastive, guided or deep, which lead surrogates away; or
+    # paper, which is INSECURE
+    config.recode.design = "auto"
+    config.recode.surrogates = ()  # models that contrastive, guided and deep recoding lead away; Flax networks
+    config.recode.steps = 24  # gradients of every surrogate, and of the authorized model for deep
+    config.recode.restore = 20  # deep: most gradients of the authorized model alone, at the end
+    config.recode.margin_share = 0.5  # deep: least margin of the stored image, of the clean one's
+    config.recode.logit_gap = 0.1  # deep: largest rms change of the logits, in their standard deviations
+    config.recode.max_passes = 0.0  # most forward passes of the authorized model that an image may cost; 0: any
     config.recode.replace = False  # remove the image's own part in the subspace first
     config.recode.rounds = 40  # of projection into [0, 1], boxed only
     config.recode.fit = (
@@ -91,6 +100,7 @@ def check(config: ConfigDict) -> None:
         "batch_size": config.batch_size >= 1,
         "data.workers": config.data.workers >= 0,
         "recode.rounds": config.recode.rounds >= 1,
+        "recode.steps": config.recode.steps >= 1,
         "release.shard_size": config.release.shard_size >= 1,
         "evaluate.curve_images": config.evaluate.curve_images >= 1,
         "evaluate.attack_images": config.evaluate.attack_images >= 1,
@@ -104,8 +114,12 @@ def check(config: ConfigDict) -> None:
 
 def _check_release(config: ConfigDict) -> None:
     design, formats = config.recode.design, config.release.formats
-    if design not in ("auto", "gaussian", "boxed", "paper"):
-        raise UserError(f'recode.design "{design}" is unknown; choose auto, gaussian, boxed or paper')
+    if design not in ("auto", *get_args(Design)):
+        raise UserError(f'recode.design "{design}" is unknown; choose auto, {", ".join(get_args(Design))}')
+    if design in NEED_SURROGATES and not config.recode.surrogates:
+        raise UserError(f"recode.design {design} needs recode.surrogates, the models that it leads away; name some")
+    if design in ("guided", "deep") and config.recode.replace:
+        raise UserError(f"recode.replace does not go with recode.design {design}; set it to False")
     if not np.isfinite(config.recode.psnr_db):
         raise UserError(f"recode.psnr_db is {config.recode.psnr_db}; give a number of dB, such as 0")
     unknown = sorted(set(formats) - set(FORMATS))

@@ -19,7 +19,7 @@ from ne_jax import check
 from ne_jax.errors import UserError
 from ne_jax.formats import FORMATS
 from ne_jax.models.model import Model
-from ne_jax.pixels import from_bytes
+from ne_jax.pixels import float_pixels
 from ne_jax.release import ahead, read_file
 from ne_jax.spectrum import spectrum
 from ne_jax.subspace import Subspace, low_sensitivity
@@ -65,11 +65,6 @@ class Opened(NamedTuple):
 def reason_of(error: UserError, path: pathlib.Path) -> str:
     """What `read_file` says of the file, without its name and the way out."""
     return str(error).removeprefix(f"release file {path} ").removesuffix("; restore it as it was made")
-
-
-def float_pixels(images: Stored) -> Pixels:
-    """Stored images in pixel units."""
-    return from_bytes(images) if images.dtype == np.uint8 else images.astype(np.float32)
 
 
 def explain(release: Opened, model: Model, broken: dict[str, str]) -> None:
@@ -120,7 +115,7 @@ def _noise_gone(release: Opened, model: Model, broken: dict[str, str]) -> Callab
     """A test of an image: has it less than half of the `_detail` that images of files that hold usually have at least? Where none holds: a
     tenth of what white noise of the manifest's strength has. Boxed noise has .46 or more; how much with `replace` is not known."""
     ne = release.ne
-    if ne["design"] == "paper":
+    if ne["design"] in ("paper", "deep"):  # which do not keep to the subspace
         return lambda image: False
     space = low_sensitivity(spectrum(model.first_layer, model.preprocess.image_shape), "count", ne["directions"])
     files = [relative for relative in release.sums if release.has_images(relative) and relative not in broken]

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ne_jax import data, paper, processes, release
 from ne_jax.batch import Encoded, encode_batch, encode_calls
+from ne_jax.cost import cost
 from ne_jax.errors import UserError
 from ne_jax.images import BrokenImage
 from ne_jax.job import Job
@@ -34,6 +35,11 @@ from ne_jax.publish import publish
 # A boxed sample that stays this much weaker than asked, in dB, says that the strength does not fit.
 _REACH_DB = 0.1
 _WARN_SHARE = 0.95  # of the free space
+_UNMET = (
+    "not protected at this strength: the authorized model's answer leaves recode.margin_share and recode.logit_gap; raise "
+    "recode.psnr_db or recode.restore"
+)
+FEW = 4  # images that are looked at ahead where each takes many passes of networks
 
 
 def recode_job(
@@ -89,7 +95,10 @@ def _problems(job: Job, release_format: str) -> Iterator[str]:
 
 def _look_ahead(job: Job, formats: list[str]) -> None:
     """Tell how large the releases get and what strength fits, from a sample. Raises UserError if the strength asked does not."""
-    clean = job.sample_pixels()
+    passes = cost(job)
+    if passes:
+        print(f"{job.config.recode.design}: {passes:.0f} forward passes of {job.authorized.name} an image")
+    clean = job.sample_pixels()[: FEW if passes else None]
     keys = noise_keys(job.secret(), clean)
     shape, needed = job.authorized.preprocess.image_shape, 0
     for name in formats:
@@ -218,9 +227,14 @@ def _recoded(
 
 
 def _keep(job: Job, shard: _Shard, index: int, image: data.Decoded, place: int, arrays: dict[Kind, list[Encoded]]):
-    """Copy an image's results out of its batch, in which it is number `place`."""
-    for kind in {_kind(job, name) for name in shard.formats}:
-        step, row = divmod(place, len(arrays[kind][0].stored))
+    """Copy an image's results out of its batch, in which it is number `place`; one that could not be kept within the budget of deep
+    recoding is not released."""
+    kinds = {_kind(job, name) for name in shard.formats}
+    places = {kind: divmod(place, len(arrays[kind][0].stored)) for kind in kinds}
+    if not all(arrays[kind][step].met[row] for kind, (step, row) in places.items()):
+        shard.problems.append(f"{job.source.names[index]}: {_UNMET}")
+        return
+    for kind, (step, row) in places.items():
         found = arrays[kind][step]
         if kind not in shard.images:
             shard.images[kind] = np.empty((shard.size, *found.stored.shape[1:]), found.stored.dtype)

@@ -13,12 +13,15 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from ne_jax import attacks, bounds, release
+from ne_jax.batch import encode_batch
 from ne_jax.check import Pairs, pairs
 from ne_jax.encode import realised_psnr_db, recode_job
+from ne_jax.guided import Guide
 from ne_jax.job import Job, load_named
 from ne_jax.models.model import Model
+from ne_jax.models.reading import reading
 from ne_jax.noise_keys import noise_keys
-from ne_jax.pixels import from_bytes
+from ne_jax.pixels import float_pixels, from_bytes
 from ne_jax.preprocess import adapt
 from ne_jax.recode import isotropic
 
@@ -28,6 +31,9 @@ CURVE = "curve.jsonl"
 # and the NE after an attack.
 CONDITIONS = ("clean", "ne", "gaussian")
 ATTACKS = ("ne_mean_filter", "ne_projection")
+# Beside guided and deep releases, at the strength asked of them and in the same number format, not written to disk: noise of the
+# authorized model's subspace, and what leads the surrogates away when nobody is authorized.
+BASELINES = ("subspace_noise", "unconstrained")
 
 
 class Answers(NamedTuple):
@@ -151,7 +157,21 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
     if seen < job.config.evaluate.attack_images:
         views["ne_mean_filter"] = np.asarray(attacks.mean_filter(pair.stored))
         views["ne_projection"] = np.asarray(attacks.remove_subspace(pair.stored, job.space))
+        if job.design(release_format) in ("guided", "deep"):
+            views |= _baselines(job, release_format, keys, pair.clean)
     return views
+
+
+def _baselines(job: Job, release_format: str, keys, clean: np.ndarray) -> dict[str, np.ndarray]:
+    """The images of BASELINES, float32 in pixel units."""
+    settings, dtype = job.config.recode, release.FORMATS[release_format].dtype
+    plain = release.FORMATS[release_format].design
+    guide = Guide(None, tuple(reading(model, clean.shape[1:]) for model in job.surrogates), settings.steps)
+    made = {"subspace_noise": (job.space, plain), "unconstrained": (guide, "guided")}
+    return {
+        name: float_pixels(np.asarray(encode_batch(keys, clean, space, settings.psnr_db, design, dtype).stored))
+        for name, (space, design) in made.items()
+    }
 
 
 def _records(job: Job, release_format: str, found, strengths) -> list[dict]:
@@ -159,7 +179,7 @@ def _records(job: Job, release_format: str, found, strengths) -> list[dict]:
     for (condition, reader, metric), parts in found.items():
         psnr = None if condition == "clean" else float(np.median(np.concatenate(strengths[condition])))
         values = np.concatenate(parts)
-        if condition in ATTACKS:
+        if condition in (*ATTACKS, *BASELINES):
             values = values[: job.config.evaluate.attack_images]
         records.append(record(job, reader, condition, release_format, psnr, metric, values))
     return records
@@ -197,7 +217,7 @@ def _curve_point(job: Job, release_format: str, readers: list[Model], batches, a
     for indices, clean, kept in batches:
         keys = noise_keys(secret, clean)
         stored = recode_job(job, release_format, keys, clean, asked, replace=False)
-        stored = from_bytes(stored) if stored.dtype == np.uint8 else stored
+        stored = float_pixels(stored)
         psnr = realised_psnr_db(clean, stored)
         views = {"ne": stored, "gaussian": control(keys, from_bytes(clean), psnr, release_format)}
         realised.append(psnr[:kept])

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from ne_jax import bounds, release
-from ne_jax.encode import realised_psnr_db, recode_job
+from ne_jax.cost import cost
+from ne_jax.encode import FEW, realised_psnr_db, recode_job
 from ne_jax.evaluate import answer, control, scores
 from ne_jax.job import Job, load_named
 from ne_jax.noise_keys import noise_keys
@@ -17,12 +18,18 @@ INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 _LEAK = 0.1  # share of the images' energy in the subspace above which `replace` is worth a word
 _DRAWN = 2000  # singular values that are kept for the picture, at most
+_RECOMMENDED = {
+    "guided": "For pictures with little noise: recode.design=guided with some recode.surrogates, as many directions are exactly null and "
+    "changes in them cost the authorized model nothing. gaussian (float files) and boxed need no other model, and more noise.",
+    "deep": "Recommended: recode.design=deep with some recode.surrogates, as no direction of the first layer is exactly null: noise "
+    "alone would reach the authorized model before it stops others.",
+}
 _GAP = 0.01  # relative feature gap for which the largest safe strength is told
 
 
 def run(job: Job) -> dict:
     """Write inspect.json and return it."""
-    clean = job.sample_pixels()
+    clean = job.sample_pixels()[: FEW if cost(job) else None]
     keys = noise_keys(job.secret(), clean)
     readers = [load_named(job.config, name) for name in job.config.readers]
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
@@ -46,6 +53,7 @@ def run(job: Job) -> dict:
         "largest_relative_sigma": float(job.space.singular_values[0] / job.space.sigma_1),
         "image_energy_in_subspace": _energy_share(job, clean),
         "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
+        "recommended_design": "guided" if job.space.num_patches > 1 and null else "deep",
         "sample": len(clean),
         "singular_value_places": (places + 1).tolist(),
         "singular_values": sigma[places].tolist(),
@@ -116,6 +124,7 @@ def describe(found: dict) -> str:
             if "noise_to_signal" in row:
                 seen = f"noise / signal at its first layer {row['noise_to_signal']:.3g} ({row['gain_over_isotropic']:.2g} of isotropic), "
             lines.append(f"  {reader}: {seen}{_kept(row)}")
+    lines.append(_RECOMMENDED[found["recommended_design"]])
     lines.append(
         f"Whoever has the first layer of {found['authorized']} can compute this subspace and project it away. If the checkpoint is "
         "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,18 +17,26 @@ from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
 from ne_jax import data, paper, private, processes, release
+from ne_jax.batch import Directions
+from ne_jax.contrastive import contrastive
+from ne_jax.deep import Deep
 from ne_jax.errors import UserError
+from ne_jax.first_layer import FirstLayer
+from ne_jax.guided import Guide
 from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
+from ne_jax.models.reading import reading
 from ne_jax.pixels import to_float
 from ne_jax.polyphase import PolyphaseSpectrum
 from ne_jax.preprocess import from_fields
 from ne_jax.spectrum import Spectrum, spectrum
+from ne_jax.stacked import stacked
 from ne_jax.subspace import Subspace, low_sensitivity
 
 
 class Job(NamedTuple):
-    """A run: where it happens, for whom, on what. feature_norm: median norm(T (x - mean)) of a few images.
+    """A run: where it happens, for whom, on what. also: models authorized beside the first. surrogates: models that the design
+    leads away. feature_norm: median norm(T (x - mean)) of a few images.
 
     source: under the names that are released. lock: held while the job is.
     """
@@ -35,6 +44,8 @@ class Job(NamedTuple):
     config: ConfigDict
     workdir: pathlib.Path
     authorized: Model
+    also: tuple[Model, ...]
+    surrogates: tuple[Model, ...]
     source: data.Source
     spectrum: Spectrum | PolyphaseSpectrum
     space: Subspace
@@ -73,12 +84,21 @@ class Job(NamedTuple):
         asked = self.config.recode.design
         return release.FORMATS[release_format].design if asked == "auto" else asked
 
-    def directions(self, design: str) -> Subspace | paper.Tile:
-        """Where the noise of a design lies."""
-        if design != "paper":
+    def directions(self, design: str) -> Directions:
+        """What a design needs beside an image: where its noise lies, and the networks that it looks at."""
+        settings, layer = self.config.recode, self.authorized.first_layer
+        if design == "paper":
+            return paper.Tile(layer, paper.low_directions(layer, self.config.subspace.value))
+        if design == "contrastive":
+            return contrastive(self.space, [model.first_layer for model in self.surrogates])
+        if design not in ("guided", "deep"):
             return self.space
-        layer = self.authorized.first_layer
-        return paper.Tile(layer, paper.low_directions(layer, self.config.subspace.value))
+        shape = self.authorized.preprocess.image_shape
+        readers = tuple(reading(model, shape) for model in self.surrogates)
+        if design == "guided":
+            return Guide(self.space, readers, settings.steps)
+        own = tuple(reading(model, shape) for model in (self.authorized, *self.also))
+        return Deep(own, readers, settings.margin_share, settings.logit_gap, settings.steps, settings.restore)
 
     def secret(self) -> bytes:
         """The secret that noise and opaque names come from."""
@@ -135,19 +155,35 @@ def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
         lock = held.enter_context(_lock(config, workdir))
         _claim(config, workdir)
         source = _open_source(config, workdir)
-        model = load_named(config, config.authorized)
+        model, *also = (load_named(config, name) for name in (config.authorized, *config.also_authorized))
+        needed = config.recode.surrogates if config.recode.design in configs.NEED_SURROGATES else ()
+        surrogates = tuple(load_named(config, name) for name in needed)
         if processes.several():
-            processes.agree("checkpoint", bytes.fromhex(model.sha256))
+            for each in (model, *also, *surrogates):
+                processes.agree(f"checkpoint of {each.name}", bytes.fromhex(each.sha256))
         # How many threads the SVD has decides the last bits of the directions, and so of the files.
         with threadpool_limits(1, "blas"):
-            values = jax.block_until_ready(spectrum(model.first_layer, model.preprocess.image_shape))
+            values = jax.block_until_ready(spectrum(_layer(model, also), model.preprocess.image_shape))
         sample = to_float(_sample(source, model))
         responses = np.asarray(jax.vmap(model.first_layer.response)(sample)).reshape(len(sample), -1)
         norm = float(np.median(np.linalg.norm(responses, axis=-1)))
         rule = config.subspace
         space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=norm)
         held.pop_all()
-    return Job(config, workdir, model, source, values, space, norm, lock)
+    return Job(config, workdir, model, tuple(also), surrogates, source, values, space, norm, lock)
+
+
+def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:
+    """The first layer of all authorized models. Raises UserError for one that takes other pixels."""
+    if not also:
+        return model.first_layer
+    for other in also:
+        if other.preprocess != model.preprocess:
+            raise UserError(
+                f"also_authorized: {other.name} prepares images otherwise than {model.name}; authorize models with one preprocessing"
+            )
+    layers = [each.first_layer for each in (model, *also)]
+    return stacked(layers, model.preprocess.image_shape, unit_norm=True)
 
 
 def _lock(config: ConfigDict, workdir: pathlib.Path) -> processes.Lock:

@@ -25,6 +25,11 @@ def from_bytes(pixels: UInt8[Array | np.ndarray, "..."]) -> Float32[Array | np.n
     return pixels.astype(np.float32) * UNIT
 
 
+def float_pixels(stored: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Numbers as a file holds them, uint8 or floating point, in pixel units."""
+    return from_bytes(stored) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+
 def to_float(pixels: Shaped[Array | np.ndarray, "..."], name: str = "image") -> Float[Array, "..."]:
     """uint8 to float32 in [0, 1]; floating point to float32 unchanged. Raises UserError for any other dtype."""
     if pixels.dtype == np.uint8:

@@ -14,6 +14,7 @@ import numpy as np
 from ne_jax import manifest, paper, release
 from ne_jax.formats import write_index
 from ne_jax.job import Job
+from ne_jax.models.model import Model
 
 LIMITS = (
     "No encryption and no privacy: people may still see what an image shows.",
@@ -27,6 +28,13 @@ GEOMETRY = (
     "Feed the stored pixels as they are, at this size and place: a resize, or a crop off the patch grid, breaks the change for the "
     "authorized model too."
 )
+
+
+_USED = {
+    "contrastive": ("surrogates",),
+    "guided": ("surrogates", "steps"),
+    "deep": ("surrogates", "steps", "restore", "margin_share", "logit_gap"),
+}
 
 
 def publish(job: Job, release_format: str) -> None:
@@ -66,16 +74,22 @@ def _add_up(records: Iterator[dict[str, Any]]) -> _Totals:
     return _Totals(counts, named, len(strength) - len(changed), float(np.mean(edge)) if edge else None)
 
 
+def _named(model: Model) -> dict[str, str]:
+    return {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256}
+
+
 def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
-    space = job.directions(design)
+    space = job.directions(design) if design in ("paper", "contrastive") else job.space
     directions, rest = space.basis.shape[::-1] if design == "paper" else (space.num_directions, space.total_directions)
+    used = {key: settings[key] for key in _USED.get(design, ())}
     return {
         **({"warning": paper.MARK} if design == "paper" else {}),
         "format": release_format,
         "images": sum(totals.counts),
-        "authorized": {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256},
+        "authorized": _named(model),
+        **({"also_authorized": [_named(other) for other in job.also]} if job.also else {}),
         "image_shape": list(model.preprocess.image_shape),
         "geometry": GEOMETRY,
         "window": list(model.first_layer.window),
@@ -86,6 +100,7 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
         "directions": directions,
         "sensitive_directions": rest - directions,
         "design": design,
+        **({key: list(value) if isinstance(value, tuple) else value for key, value in used.items()}),
         "replace": settings.replace,
         "noise": "one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
         "psnr_db_asked": settings.psnr_db,

@@ -66,23 +66,32 @@ def recode(
 
 @functools.partial(jax.jit, static_argnames=("design", "replace", "rounds"))
 def _recode(key, image: Image, space: Subspace, psnr_db, design: Design, replace: bool, rounds: int) -> Image:
-    target = jnp.sqrt(image.size) * 10 ** (-jnp.asarray(psnr_db, jnp.float32) / 20)
+    target = norm_at(psnr_db, image)
     base = -space.project(image) if replace else None
     noise = space.sample(key)
     if design == "gaussian":
-        return image + _along(base, noise, target, limit=jnp.inf)
-    fit = functools.partial(_into_box, image, space, rounds=rounds)
+        return image + along(base, noise, target, limit=jnp.inf)
+    fit = functools.partial(into_box, image, space, rounds=rounds)
     start = noise * _START_RMS * jnp.sqrt(image.size) / jnp.linalg.norm(noise)
     if replace:
         base = fit(base)
-        delta = _along(base, fit(base + start) - base, target, limit=1.0)
+        delta = along(base, fit(base + start) - base, target, limit=1.0)
     else:
-        delta = _along(None, fit(start), target, limit=1.0)
-    recoded = image + delta
-    return jnp.round(jnp.clip(recoded, 0, 1) * 255) * UNIT
+        delta = along(None, fit(start), target, limit=1.0)
+    return whole_levels(image + delta)
 
 
-def _along(base: Image | None, direction: Image, target: Float[Array, ""], limit: float) -> Image:
+def norm_at(psnr_db: float | Float[Array, ""], image: Image) -> Float[Array, ""]:
+    """Norm that a change of `image` has at that PSNR (dB), in pixel units."""
+    return jnp.sqrt(image.size) * 10 ** (-jnp.asarray(psnr_db, jnp.float32) / 20)
+
+
+def whole_levels(image: Image) -> Image:
+    """The nearest multiples of 1/255 in [0, 1], which an 8-bit file holds exactly."""
+    return jnp.round(jnp.clip(image, 0, 1) * 255) * UNIT
+
+
+def along(base: Image | None, direction: Image, target: Float[Array, ""], limit: float) -> Image:
     """base + t * direction, with the t in [0, limit] that brings the norm to `target`, or as near as the limit allows; `base`
     itself where that is already as long. None stands for a base of zeros."""
     square = jnp.maximum(jnp.sum(direction**2), 1e-30)
@@ -103,7 +112,7 @@ class _Search(NamedTuple):
     before: Float[Array, "parts 1"]
 
 
-def _into_box(image: Image, space: Subspace, delta: Image, rounds: int) -> Image:
+def into_box(image: Image, space: Subspace, delta: Image, rounds: int) -> Image:
     """A change in the subspace near `delta` that keeps the pixels in [0, 1], for the work of at most `rounds` rounds.
 
     Conjugate gradients (Fletcher and Reeves 1964) on half the squared overflow, in each part of the image for itself: the gradient is
@@ -174,4 +183,4 @@ def isotropic(key: PRNGKeyArray, image: Image, psnr_db: float | Float[Array, ""]
         return jnp.where(weak, jnp.array([middle, bounds[1]]), jnp.array([bounds[0], middle]))
 
     low, high = jax.lax.fori_loop(0, 30, halve, jnp.array([1e-4, 1e3]))
-    return jnp.round(jnp.clip(image + jnp.sqrt(low * high) * noise, 0, 1) * 255) * UNIT
+    return whole_levels(image + jnp.sqrt(low * high) * noise)

@@ -26,7 +26,7 @@ from jaxtyping import Float32, Shaped
 from ne_jax.errors import UserError
 from ne_jax.formats import FAULTS, FORMATS, Format, Unreadable, encode_png, line, write_atomic, write_file
 from ne_jax.manifest import MANIFEST, SUMS, read_manifest, read_sums_sha256
-from ne_jax.pixels import from_bytes
+from ne_jax.pixels import float_pixels
 from ne_jax.tensor_files import sha256
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -184,7 +184,7 @@ def read_release(
 
 def _stack(rows: list[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:
     images = np.stack([image for _, image in rows])
-    return [name for name, _ in rows], from_bytes(images) if images.dtype == np.uint8 else images.astype(np.float32)
+    return [name for name, _ in rows], float_pixels(images)
 
 
 def ahead(function: Callable, items: Iterable, count: int) -> Iterator:

@@ -18,12 +18,12 @@ from ne_jax import attacks, figures, paper, release
 from ne_jax.check import SUMMARY, pairs
 from ne_jax.config import leaves
 from ne_jax.errors import UserError
-from ne_jax.evaluate import ATTACKS, CONDITIONS, CURVE, RESULTS
+from ne_jax.evaluate import ATTACKS, CURVE, RESULTS
 from ne_jax.inspection import INSPECTION
 from ne_jax.job import Job
 from ne_jax.pixels import from_bytes
 from ne_jax.private import CERTIFICATES
-from ne_jax.tables import METRICS, NAMES, formats, kept, result_table, table, told
+from ne_jax.tables import METRICS, NAMES, formats, kept, main_conditions, result_table, table, told
 
 _NEWLINE = "\n"
 _CAPTION = 20  # letters that fit beside a picture
@@ -108,7 +108,8 @@ def _headline(job: Job, records: list[dict], summary: dict) -> str:
 
 
 def _readers(records: list[dict]) -> str:
-    tables = [result_table(records, name, CONDITIONS, metric) for name in formats(records) for metric in METRICS]
+    shown = main_conditions(records)
+    tables = [result_table(records, name, shown, metric) for name in formats(records) for metric in METRICS]
     return f"""## Who can read the files
 
 Every reader is given the same stored files. Brackets: 95 % interval (Wilson's for shares, Student's for means). The control is

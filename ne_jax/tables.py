@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ne_jax.evaluate import CONDITIONS
+from ne_jax.evaluate import BASELINES, CONDITIONS
 
 METRICS = ("accuracy", "agreement", "feature_cosine")
 NAMES = {
     "clean": "clean",
     "ne": "NE",
     "gaussian": "isotropic control",
+    "subspace_noise": "noise in the subspace",
+    "unconstrained": "surrogates led away, nobody authorized",
     "ne_mean_filter": "NE after 3x3 mean (tier 1)",
     "ne_projection": "NE after projection (tier 4)",
 }
@@ -58,9 +60,16 @@ def _bold(reader: str, records: list[dict]) -> str:
     return f"**{reader}** (authorized)" if reader == records[0]["authorized"] else reader
 
 
+def main_conditions(records: list[dict]) -> list[str]:
+    """Conditions of the main tables that the records have, in order."""
+    present = {row["condition"] for row in records}
+    return [condition for condition in (*CONDITIONS, *BASELINES) if condition in present]
+
+
 def results_text(records: list[dict]) -> str:
     """The tables of evaluate, for a terminal."""
-    parts = [result_table(records, name, CONDITIONS, metric) for name in formats(records) for metric in METRICS]
+    shown = main_conditions(records)
+    parts = [result_table(records, name, shown, metric) for name in formats(records) for metric in METRICS]
     return "\n".join(_align(part) for part in parts if part)
 
 
@@ -83,6 +92,9 @@ def check_text(summary: dict) -> str:
             f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; {kept(found)}; median feature gap "
             f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:.1f} dB"
         )
+        for other, row in found.get("also_authorized", {}).items():
+            lost = f"; prediction kept on {row['prediction_kept']:,}" if "prediction_kept" in row else ""
+            lines.append(f"  {other}, authorized too: bound holds on {row['bound_holds']:,} of {row['n']:,}{lost}")
     return "\n".join(lines)
 
 

@@ -22,11 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ne_jax import bounds, check, tables
-from ne_jax.damage import DIFFERS, Certificate, Opened, Pixels, Stored, everywhere, explain, float_pixels, reason_of
+from ne_jax.damage import DIFFERS, Certificate, Opened, Pixels, Stored, everywhere, explain, reason_of
 from ne_jax.errors import UserError
 from ne_jax.formats import FORMATS
 from ne_jax.manifest import MANIFEST, SUMS, read_manifest, read_sums_sha256
 from ne_jax.models.model import Model
+from ne_jax.pixels import float_pixels
 from ne_jax.private import CERTIFICATES
 from ne_jax.release import ahead, read_file, read_sums
 from ne_jax.tensor_files import sha256

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from ne_jax.models import resnet
+from ne_jax.models import convnext, resnet
 from ne_jax.tensor_files import open_tensors
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "train_samples.py"
@@ -95,6 +95,19 @@ def test_the_stem_rate_zero_leaves_the_first_layer_as_drawn(script, tiny, folder
     drawn = resnet.ResNet(resnet.VARIANTS["tiny"], rngs=nnx.Rngs(1))
     np.testing.assert_array_equal(trained["conv1.weight"], np.transpose(drawn.stem.kernel[...], (3, 2, 0, 1)))
     assert np.any(trained["fc.weight"] != np.transpose(drawn.head.kernel[...]))
+
+
+def test_the_branch_scale_is_where_every_block_starts(script):
+    """Layer scales, and nothing else, are set."""
+    from flax import nnx
+
+    config = convnext.ConvNeXtConfig(32, (1, 2), (4, 8), 10, channels=1)
+    drawn, model = (convnext.ConvNeXt(config, rngs=nnx.Rngs(0)) for _ in range(2))
+    script.set_branch_scale(model, 0.5)
+    before = dict(nnx.to_flat_state(nnx.state(drawn)))
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        expected = np.full(leaf.shape, 0.5) if path[-1] == "gamma" else before[path][...]
+        np.testing.assert_array_equal(leaf[...], expected, err_msg=str(path))
 
 
 def tensors(path) -> dict[str, np.ndarray]:

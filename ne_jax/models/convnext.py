@@ -132,6 +132,7 @@ VARIANTS = {
     "convnext_s": ConvNeXtConfig(224, (3, 3, 27, 3), (96, 192, 384, 768), 1000),
     "convnext_b": ConvNeXtConfig(224, (3, 3, 27, 3), (128, 256, 512, 1024), 1000),
     "convnext_l": ConvNeXtConfig(224, (3, 3, 27, 3), (192, 384, 768, 1536), 1000),
+    "convnext_fashion": ConvNeXtConfig(112, (1, 1, 1), (32, 64, 128), 10, channels=1, patch_size=8, epsilon=1e-12),
 }
 
 

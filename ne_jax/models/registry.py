@@ -58,6 +58,7 @@ SAMPLES = {
     "vit_a_tuned": "vit_fashion",
     "resnet_a": "resnet_fashion",
     "resnet_b": "resnet_fashion",
+    "convnext_a": "convnext_fashion",
 }
 FASHION = Preprocess(112, mean=(0.2860,), std=(0.3530,))  # of the training images
 

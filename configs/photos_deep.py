@@ -1,0 +1,21 @@
+"""EfficientNet-Lite0 authorized on photographs, deep: its windows overlap, so no direction of an image is null. Surrogate: Lite1.
+
+bash scripts/install.sh requirements.txt requirements-zoo.txt
+python -m ne_jax.main --config=configs/photos_deep.py --workdir=runs/photos_deep --stage=all
+"""
+
+from configs import photos
+
+
+def get_config():
+    """At 24 dB. The subspace, the 86 directions of 150,528 below .03 of sigma_1, is for the certificates' bound only."""
+    config = photos.get_config()
+    config.authorized = "efficientnet_lite0"
+    config.subspace.value = 86
+    config.release.formats = ("png8",)
+    config.recode.design = "deep"
+    config.recode.surrogates = ("efficientnet_lite1",)
+    config.recode.psnr_db = 24.05
+    config.recode.steps = 30
+    config.evaluate.curve_psnr_db = ()
+    return config

@@ -1,0 +1,20 @@
+"""DINOv2 ViT-S/14 authorized on photographs, guided: one surrogate, EfficientNet-Lite0; Lite1 is never looked at.
+
+bash scripts/install.sh requirements.txt requirements-zoo.txt
+python -m ne_jax.main --config=configs/photos_guided.py --workdir=runs/photos_guided --stage=all
+"""
+
+from configs import photos
+
+
+def get_config():
+    """350 of 588 directions, sigma / sigma_1 up to .02, at 24 dB."""
+    config = photos.get_config()
+    config.subspace.value = 350
+    config.release.formats = ("png8",)
+    config.recode.design = "guided"
+    config.recode.surrogates = ("efficientnet_lite0",)
+    config.recode.psnr_db = 24.05
+    config.recode.steps = 24
+    config.evaluate.curve_psnr_db = ()
+    return config

@@ -1,0 +1,64 @@
+"""What guided and deep recoding share: readers that a change is to mislead, without labels, seen from random places.
+
+A reader is any pytree that can be called as reader(image, warp) -> (logits or None, features) for one image in pixel units, where
+`warp` is a pair of matrices for its columns and its rows; `models.reading.reading` makes one of a Flax model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ne_jax.subspace import Image
+
+Warp = tuple[Float[Array, "height height"], Float[Array, "width width"]]
+Reader = Callable[..., Any]
+
+# Views show the image at 0.8 to 1.3 times its size, black around it where it is smaller.
+_SMALLEST, _LARGEST = 0.8, 1.3
+
+
+def view(key: PRNGKeyArray, image: Image) -> Warp:
+    """The image at a random size and place, as bilinear interpolation shows it (DIM, Xie et al. 2019, arXiv 1803.06978; here also
+    enlarged and cut, as readers do that crop before they resize)."""
+    size, place = jax.random.split(key)
+    scale = jax.random.uniform(size, (), minval=_SMALLEST, maxval=_LARGEST)
+    starts = jax.random.uniform(place, (2,)) * (1 - scale)
+    return tuple(_line(length, scale, start * length) for length, start in zip(image.shape, starts, strict=False))
+
+
+def _line(length: int, scale, start) -> Float[Array, "length length"]:
+    source = (jnp.arange(length) + 0.5 - start) / scale - 0.5
+    return jnp.maximum(0, 1 - jnp.abs(source[:, None] - jnp.arange(length)))
+
+
+def margin(logits: Float[Array, " classes"], label) -> Float[Array, ""]:
+    """The logit of a class less the largest of the others, in standard deviations of the logits."""
+    others = jnp.where(jnp.arange(len(logits)) == label, -jnp.inf, logits)
+    return (logits[label] - jnp.max(others)) / jnp.std(logits)
+
+
+def cosine(one: Float[Array, " features"], other: Float[Array, " features"]) -> Float[Array, ""]:
+    """Cosine of the angle between two vectors; 0 if one is zero."""
+    return jnp.sum(one * other) / jnp.maximum(jnp.linalg.norm(one) * jnp.linalg.norm(other), 1e-30)
+
+
+def likeness(readers: Sequence[Reader], clean: Sequence[Any], image: Image, key: PRNGKeyArray) -> Float[Array, ""]:
+    """How much the readers, each from a view of its own, take `image` for the clean one: their margins for the class that they saw
+    there, or the cosines of their features for readers without a head, in a smooth maximum, so that those count most that still read
+    it. What ascent brings down."""
+    found = []
+    for number, (reader, before) in enumerate(zip(readers, clean, strict=True)):
+        logits, features = reader(image, view(jax.random.fold_in(key, number), image))
+        plain = logits is None
+        found.append(cosine(features, before.features) if plain else margin(logits, jnp.argmax(before.logits)))
+    return jax.nn.logsumexp(jnp.stack(found))
+
+
+def unit(values: Image) -> Image:
+    """In the same direction, of norm 1; zeros where there is none."""
+    return values / jnp.maximum(jnp.linalg.norm(values), 1e-30)

@@ -1,0 +1,133 @@
+"""Deep recoding: changes that the authorized model's own features and logits do not show, and that lead surrogate readers away.
+
+No subspace: which changes a network does not show depends on the image, so that layers whose windows overlap, without any
+low-sensitivity direction, can be protected too, and an attack that estimates one subspace has nothing to find (metamers, Feather et al.
+2023; AVIH). Momentum ascent on the surrogates in turn with descent on the authorized model's own change, all on the pixels as an
+8-bit file would hold them; then descent alone until the stored file is within the budget. Certified by execution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ne_jax.ascent import cosine, likeness, margin, unit
+from ne_jax.recode import norm_at, whole_levels
+from ne_jax.subspace import Image
+
+_MOMENTUM = 1.0
+_STEP = 0.1  # length of a step, of the norm that the PSNR allows
+_WEIGHTS = (0.1, 3.0)  # least and largest length of a step back, of a step ahead
+_FASTER = 1.3  # how fast it goes from one to the other
+_ALLOWED = 0.02  # change of the authorized model up to which steps back grow shorter
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["authorized", "readers", "margin_share", "logit_gap"],
+    meta_fields=["steps", "restore"],
+)
+@dataclasses.dataclass(frozen=True)
+class Deep:
+    """What deep recoding needs beside an image.
+
+    authorized, readers: the authorized models and the surrogates, see `ascent`.
+    margin_share: least margin of the stored image, as a share of the clean image's. logit_gap: largest rms change of the logits, in
+    standard deviations of the clean ones; for a model without a head, largest 1 - cosine of its features.
+    steps: gradients of every network; restore: most gradients of the authorized models alone, afterwards.
+    """
+
+    authorized: tuple[Any, ...]
+    readers: tuple[Any, ...]
+    margin_share: float | Float[Array, ""] = 0.5
+    logit_gap: float | Float[Array, ""] = 0.1
+    steps: int = 30
+    restore: int = 20
+
+
+class Recoded(NamedTuple):
+    """image: float32 in pixel units. met: whether every authorized model is within the budget on this very image."""
+
+    image: Image
+    met: Bool[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("box",))
+def deep_recode(
+    key: PRNGKeyArray, image: Image, deep: Deep, psnr_db: float | Float[Array, ""], *, box: bool = True
+) -> Recoded:
+    """The recoded image at `psnr_db` (dB) or weaker, and whether it is within the budget.
+
+    image: float32 in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
+    Costs `steps` gradients of every network and at most `restore` of the authorized ones. vmap over keys and images.
+    """
+    target = norm_at(psnr_db, image)
+    clean = [model(image) for model in (*deep.authorized, *deep.readers)]
+    own, others = clean[: len(deep.authorized)], clean[len(deep.authorized) :]
+    keep = whole_levels if box else lambda pixels: jnp.clip(pixels, 0, 1)
+
+    def change(delta: Image) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+        moved = image + delta
+        return _change(deep, own, moved + jax.lax.stop_gradient(keep(moved) - moved))
+
+    def fit(delta: Image) -> Image:
+        delta = jnp.clip(image + delta, 0, 1) - image
+        return delta * jnp.minimum(1, target / jnp.maximum(jnp.linalg.norm(delta), 1e-30))
+
+    def step(state, number):
+        delta, momentum, weight = state
+        ascent = jax.grad(likeness, argnums=2)(deep.readers, others, image + delta, jax.random.fold_in(key, number))
+        momentum = _MOMENTUM * momentum + ascent / jnp.maximum(jnp.mean(jnp.abs(ascent)), 1e-30)
+        (size, _), back = jax.value_and_grad(change, has_aux=True)(delta)
+        delta = fit(delta - _STEP * target * unit(momentum))
+        delta = fit(delta - weight * _STEP * target * unit(back))
+        weight = jnp.clip(jnp.where(size > _ALLOWED, weight * _FASTER, weight / _FASTER), *_WEIGHTS)
+        return (delta, momentum, weight), None
+
+    start = 0.5 * target * unit(jax.random.normal(key, image.shape))
+    state = (fit(start), jnp.zeros_like(image), jnp.float32(0.5))
+    (delta, _, _), _ = jax.lax.scan(step, state, jnp.arange(deep.steps))
+    delta = _restored(change, fit, delta, target, deep.restore)
+    stored = keep(image + delta)
+    return Recoded(stored, _change(deep, own, stored)[1])
+
+
+def _change(deep: Deep, clean, image: Image) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """How far the authorized models' answers are from those on the clean image, and whether all are within the budget."""
+    total, met = 0.0, True
+    for model, before in zip(deep.authorized, clean, strict=True):
+        logits, features = model(image)
+        turned = 1 - cosine(features, before.features)
+        if logits is None:
+            total, met = total + turned, met & (turned <= deep.logit_gap)
+            continue
+        gap = jnp.mean((logits - before.logits) ** 2) / jnp.var(before.logits)
+        label = jnp.argmax(before.logits)
+        wide = margin(logits, label) >= deep.margin_share * margin(before.logits, label)
+        total, met = total + gap + turned, met & (gap <= deep.logit_gap**2) & wide & (jnp.argmax(logits) == label)
+    return total, met
+
+
+def _restored(change, fit, delta: Image, target, most: int) -> Image:
+    """Steps back alone, as long as Polyak's rule says, until the budget is met; of all that was seen, the first within the budget
+    or else the least change."""
+
+    def more(state):
+        number, *_, met = state
+        return (number < most) & ~met
+
+    def back(state):
+        number, delta, best, least, _ = state
+        (size, met), gradient = jax.value_and_grad(change, has_aux=True)(delta)
+        better = met | (size < least)
+        best, least = jnp.where(better, delta, best), jnp.where(better, size, least)
+        length = jnp.minimum(_STEP * target, size / jnp.maximum(jnp.linalg.norm(gradient), 1e-30))
+        return number + 1, fit(delta - length * unit(gradient)), best, least, met
+
+    state = (0, delta, delta, jnp.float32(jnp.inf), jnp.zeros((), bool))
+    return jax.lax.while_loop(more, back, state)[2]
