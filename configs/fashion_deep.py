@@ -1,6 +1,9 @@
 """The shipped resnet_a authorized, whose windows overlap; deep, away from vit_a and vit_b; resnet_b and convnext_a are never looked at.
 
 python -m ne_jax.main --config=configs/fashion_deep.py --workdir=runs/fashion_deep --stage=all
+
+Time: .6 s an image on 2 CPU cores that have other work. Expect (n = 300): resnet_a keeps 300 of 300 predictions; accuracy of vit_a .08,
+vit_b .09, resnet_b .24, convnext_a .29.
 """
 
 from configs import fashion_mnist

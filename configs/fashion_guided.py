@@ -1,6 +1,9 @@
 """The shipped vit_a authorized, guided away from resnet_a and vit_b; resnet_b and convnext_a are never looked at.
 
 python -m ne_jax.main --config=configs/fashion_guided.py --workdir=runs/fashion_guided --stage=all
+
+Time: .3 s an image on 2 CPU cores that have other work. Expect (n = 500): vit_a keeps 500 of 500 predictions; accuracy of resnet_a .03,
+vit_b .07, resnet_b .06, convnext_a .16.
 """
 
 from configs import fashion_mnist
