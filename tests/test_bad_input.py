@@ -323,7 +323,7 @@ MISTAKES = {
         "release.formats": ("jpeg",)
     },
     "release.formats is []; choose from png8": {"release.formats": ()},
-    'recode.design "guided" is unknown; choose auto, gaussian, boxed or paper': {"recode.design": "guided"},
+    'recode.design "giuded" is unknown; choose auto, gaussian, boxed, contrastive, guided, deep, paper': {"recode.design": "giuded"},
     "recode.design paper leaves [0, 1], which png8 cannot hold": {"recode.design": "paper"},
     "recode.design gaussian leaves [0, 1], which webdataset cannot hold": {
         "recode.design": "gaussian", "release.formats": ("float32", "webdataset")
