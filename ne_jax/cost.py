@@ -14,7 +14,7 @@ from ne_jax.models.reading import reading
 
 def cost(job: Job) -> float:
     """Forward passes of the authorized model that one image takes, by the compiler's count of operations; 0 for designs that run no
-    network. Deep recoding counts all steps that it may take. Raises UserError above `recode.max_passes`."""
+    network. All steps that deep recoding may take count; the one look at the clean image does not. Raises UserError above `recode.max_passes`."""
     settings = job.config.recode
     if settings.design not in ("guided", "deep"):
         return 0.0
@@ -35,7 +35,6 @@ def cost(job: Job) -> float:
 
 def _operations(reader: Any, shape: tuple[int, ...], gradient: bool) -> float:
     """Floating-point operations of one look at an image, or of its gradient."""
-
     leaves, structure = jax.tree.flatten(reader)
 
     def look(image, leaves):
