@@ -14,7 +14,10 @@ from ne_jax.models.reading import reading
 
 def cost(job: Job) -> float:
     """Forward passes of the authorized model that one image takes, by the compiler's count of operations; 0 for designs that run no
-    network. All steps that deep recoding may take count; the one look at the clean image does not. Raises UserError above `recode.max_passes`."""
+    network. All steps that deep recoding may take count; the one look at the clean image does not.
+
+    Raises UserError above `recode.max_passes`.
+    """
     settings = job.config.recode
     if settings.design not in ("guided", "deep"):
         return 0.0
