@@ -51,7 +51,7 @@ def default() -> ConfigDict:
     config.recode.design = "auto"
     config.recode.surrogates = ()  # models that contrastive, guided and deep recoding lead away; Flax networks
     config.recode.steps = 24  # gradients of every surrogate, and of the authorized model for deep
-    config.recode.restore = 20  # deep: most gradients of the authorized model alone, at the end
+    config.recode.restore = 16  # deep: most Gauss-Newton steps on the authorized model alone, at the end
     config.recode.margin_share = 0.5  # deep: least margin of the stored image, of the clean one's
     config.recode.logit_gap = 0.1  # deep: largest rms change of the logits, in their standard deviations
     config.recode.max_passes = 0.0  # most forward passes of the authorized model that an image may cost; 0: any

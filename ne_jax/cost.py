@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ne_jax.deep import SOLVER_STEPS
 from ne_jax.errors import UserError
 from ne_jax.job import Job
 from ne_jax.models.reading import reading
@@ -26,7 +27,7 @@ def cost(job: Job) -> float:
     gradients = sum(_operations(reading(model, shape), shape, True) for model in job.surrogates) * settings.steps
     if settings.design == "deep":
         own = sum(_operations(model, shape, True) for model in (one, *also))
-        gradients += own * (settings.steps + settings.restore)
+        gradients += own * (settings.steps + (settings.restore + 1) * (1 + SOLVER_STEPS))
     passes = gradients / _operations(one, shape, False)
     if 0 < settings.max_passes < passes:
         raise UserError(

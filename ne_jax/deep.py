@@ -3,7 +3,7 @@
 No subspace: which changes a network does not show depends on the image, so that layers whose windows overlap, without any
 low-sensitivity direction, can be protected too, and an attack that estimates one subspace has nothing to find (metamers, Feather et al.
 2023; AVIH). Momentum ascent on the surrogates in turn with descent on the authorized model's own change, all on the pixels as an
-8-bit file would hold them; then descent alone until the stored file is within the budget. Certified by execution.
+8-bit file would hold them; then Gauss-Newton steps on that change alone until the stored file is within the budget. Certified by execution.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _STEP = 0.1  # length of a step, of the norm that the PSNR allows
 _WEIGHTS = (0.1, 3.0)  # least and largest length of a step back, of a step ahead
 _FASTER = 1.3  # how fast it goes from one to the other
 _ALLOWED = 0.02  # change of the authorized model up to which steps back grow shorter
+SOLVER_STEPS = 6  # of conjugate gradients, in each Gauss-Newton step
+# Weight of a class's logit by its probability on the clean image, where 1 is shared by all classes: the margin hangs on few logits.
+_LIKELY = 0.05
 
 
 @functools.partial(
@@ -39,7 +42,7 @@ class Deep:
     authorized, readers: the authorized models and the surrogates, see `ascent`.
     margin_share: least margin of the stored image, as a share of the clean image's. logit_gap: largest rms change of the logits, in
     standard deviations of the clean ones; for a model without a head, largest 1 - cosine of its features.
-    steps: gradients of every network; restore: most gradients of the authorized models alone, afterwards.
+    steps: gradients of every network; restore: most Gauss-Newton steps on the authorized models alone, afterwards.
     """
 
     authorized: tuple[Any, ...]
@@ -47,7 +50,7 @@ class Deep:
     margin_share: float | Float[Array, ""] = 0.5
     logit_gap: float | Float[Array, ""] = 0.1
     steps: int = 30
-    restore: int = 20
+    restore: int = 16
 
 
 class Recoded(NamedTuple):
@@ -64,16 +67,20 @@ def deep_recode(
     """The recoded image at `psnr_db` (dB) or weaker, and whether it is within the budget.
 
     image: float32 in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
-    Costs `steps` gradients of every network and at most `restore` of the authorized ones. vmap over keys and images.
+    Costs `steps` gradients of every network and at most `restore` + 1 times 1 + SOLVER_STEPS of the authorized ones. vmap over keys
+    and images.
     """
     target = norm_at(psnr_db, image)
     clean = [model(image) for model in (*deep.authorized, *deep.readers)]
     own, others = clean[: len(deep.authorized)], clean[len(deep.authorized) :]
     keep = whole_levels if box else lambda pixels: jnp.clip(pixels, 0, 1)
 
-    def change(delta: Image) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    def change(delta: Image) -> Float[Array, " answers"]:
         moved = image + delta
         return _change(deep, own, moved + jax.lax.stop_gradient(keep(moved) - moved))
+
+    def size(delta: Image) -> Float[Array, ""]:
+        return jnp.sum(change(delta) ** 2)
 
     def fit(delta: Image) -> Image:
         delta = jnp.clip(image + delta, 0, 1) - image
@@ -83,51 +90,84 @@ def deep_recode(
         delta, momentum, weight = state
         ascent = jax.grad(likeness, argnums=2)(deep.readers, others, image + delta, jax.random.fold_in(key, number))
         momentum = _MOMENTUM * momentum + ascent / jnp.maximum(jnp.mean(jnp.abs(ascent)), 1e-30)
-        (size, _), back = jax.value_and_grad(change, has_aux=True)(delta)
+        changed, back = jax.value_and_grad(size)(delta)
         delta = fit(delta - _STEP * target * unit(momentum))
         delta = fit(delta - weight * _STEP * target * unit(back))
-        weight = jnp.clip(jnp.where(size > _ALLOWED, weight * _FASTER, weight / _FASTER), *_WEIGHTS)
+        weight = jnp.clip(jnp.where(changed > _ALLOWED, weight * _FASTER, weight / _FASTER), *_WEIGHTS)
         return (delta, momentum, weight), None
 
-    start = 0.5 * target * unit(jax.random.normal(key, image.shape))
-    state = (fit(start), jnp.zeros_like(image), jnp.float32(0.5))
+    # Noise without its part in the directions that the networks show at this image: their Jacobian's sensitive ones.
+    start = fit(_nearer(change, fit(0.5 * target * unit(jax.random.normal(key, image.shape)))))
+    state = (start, jnp.zeros_like(image), jnp.float32(0.5))
     (delta, _, _), _ = jax.lax.scan(step, state, jnp.arange(deep.steps))
-    delta = _restored(change, fit, delta, target, deep.restore)
-    stored = keep(image + delta)
-    return Recoded(stored, _change(deep, own, stored)[1])
+    met = functools.partial(_met, deep, own)
+    stored = keep(image + _restored(change, fit, lambda delta: met(keep(image + delta)), delta, deep.restore))
+    return Recoded(stored, met(stored))
 
 
-def _change(deep: Deep, clean, image: Image) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """How far the authorized models' answers are from those on the clean image, and whether all are within the budget."""
-    total, met = 0.0, True
+def _change(deep: Deep, clean, image: Image) -> Float[Array, " answers"]:
+    """How the authorized models' answers differ from those on the clean image: logits in standard deviations of the clean ones, the
+    likely classes' with more weight, and features as shares of the clean ones' norm."""
+    parts = []
     for model, before in zip(deep.authorized, clean, strict=True):
         logits, features = model(image)
-        turned = 1 - cosine(features, before.features)
+        parts.append((features - before.features) / jnp.linalg.norm(before.features))
+        if logits is not None:
+            weights = jnp.sqrt(1 / len(logits) + _LIKELY * jax.nn.softmax(before.logits)) / jnp.std(before.logits)
+            parts.append(weights * (logits - before.logits))
+    return jnp.concatenate(parts)
+
+
+def _met(deep: Deep, clean, image: Image) -> Bool[Array, ""]:
+    """Whether every authorized model is within the budget."""
+    met = jnp.ones((), bool)
+    for model, before in zip(deep.authorized, clean, strict=True):
+        logits, features = model(image)
         if logits is None:
-            total, met = total + turned, met & (turned <= deep.logit_gap)
+            met &= 1 - cosine(features, before.features) <= deep.logit_gap
             continue
         gap = jnp.mean((logits - before.logits) ** 2) / jnp.var(before.logits)
         label = jnp.argmax(before.logits)
         wide = margin(logits, label) >= deep.margin_share * margin(before.logits, label)
-        total, met = total + gap + turned, met & (gap <= deep.logit_gap**2) & wide & (jnp.argmax(logits) == label)
-    return total, met
+        met &= (gap <= deep.logit_gap**2) & wide & (jnp.argmax(logits) == label)
+    return met
 
 
-def _restored(change, fit, delta: Image, target, most: int) -> Image:
-    """Steps back alone, as long as Polyak's rule says, until the budget is met; of all that was seen, the first within the budget
-    or else the least change."""
+def _nearer(change, delta: Image) -> Image:
+    """A Gauss-Newton step: the least-squares correction of `delta` that undoes the change to first order, as far as some steps of
+    conjugate gradients (CGLS, Hestenes and Stiefel 1952) go, with products of the Jacobian alone."""
+    changed, forward = jax.linearize(change, delta)
+    transposed = jax.linear_transpose(forward, delta)
+
+    def solve(state, _):
+        correction, residual, direction, power = state
+        moved = forward(direction)
+        length = power / jnp.maximum(jnp.vdot(moved, moved), 1e-30)
+        residual = residual - length * moved
+        (gradient,) = transposed(residual)
+        next_power = jnp.vdot(gradient, gradient)
+        turned = gradient + next_power / jnp.maximum(power, 1e-30) * direction
+        return (correction + length * direction, residual, turned, next_power), None
+
+    (gradient,) = transposed(-changed)
+    state = (jnp.zeros_like(delta), -changed, gradient, jnp.vdot(gradient, gradient))
+    (correction, *_), _ = jax.lax.scan(solve, state, None, length=SOLVER_STEPS)
+    return delta + correction
+
+
+def _restored(change, fit, met, delta: Image, most: int) -> Image:
+    """Gauss-Newton steps until the budget is met; of all that was seen, the first within the budget or else the least change."""
 
     def more(state):
-        number, *_, met = state
-        return (number < most) & ~met
+        number, *_, done = state
+        return (number < most) & ~done
 
     def back(state):
         number, delta, best, least, _ = state
-        (size, met), gradient = jax.value_and_grad(change, has_aux=True)(delta)
-        better = met | (size < least)
-        best, least = jnp.where(better, delta, best), jnp.where(better, size, least)
-        length = jnp.minimum(_STEP * target, size / jnp.maximum(jnp.linalg.norm(gradient), 1e-30))
-        return number + 1, fit(delta - length * unit(gradient)), best, least, met
+        delta = fit(_nearer(change, delta))
+        size, done = jnp.sum(change(delta) ** 2), met(delta)
+        better = done | (size < least)
+        return number + 1, delta, jnp.where(better, delta, best), jnp.where(better, size, least), done
 
-    state = (0, delta, delta, jnp.float32(jnp.inf), jnp.zeros((), bool))
+    state = (0, delta, delta, jnp.sum(change(delta) ** 2), met(delta))
     return jax.lax.while_loop(more, back, state)[2]

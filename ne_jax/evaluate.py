@@ -12,7 +12,8 @@ from absl import logging
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from ne_jax import attacks, bounds, release
+from ne_jax import bounds, release
+from ne_jax.attacks.simple import mean_filter, remove_subspace
 from ne_jax.batch import encode_batch
 from ne_jax.check import Pairs, pairs
 from ne_jax.encode import realised_psnr_db, recode_job
@@ -155,8 +156,8 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
     psnr = realised_psnr_db(pair.clean, pair.stored)
     views = {"clean": clean, "ne": pair.stored, "gaussian": control(keys, clean, psnr, release_format)}
     if seen < job.config.evaluate.attack_images:
-        views["ne_mean_filter"] = np.asarray(attacks.mean_filter(pair.stored))
-        views["ne_projection"] = np.asarray(attacks.remove_subspace(pair.stored, job.space))
+        views["ne_mean_filter"] = np.asarray(mean_filter(pair.stored))
+        views["ne_projection"] = np.asarray(remove_subspace(pair.stored, job.space))
         if job.design(release_format) in ("guided", "deep"):
             views |= _baselines(job, release_format, keys, pair.clean)
     return views

@@ -14,7 +14,8 @@ import jax
 import markdown
 import numpy as np
 
-from ne_jax import attacks, figures, paper, release
+from ne_jax import figures, paper, release
+from ne_jax.attacks.simple import remove_subspace
 from ne_jax.check import SUMMARY, pairs
 from ne_jax.config import leaves
 from ne_jax.errors import UserError
@@ -81,7 +82,7 @@ def _pictures(job: Job, path: pathlib.Path) -> None:
         pair = next(pairs(job, name, limit=job.config.report.pictures))
         columns.setdefault("clean", from_bytes(pair.clean[: pair.kept]))
         columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
-    seen = attacks.remove_subspace(pair.stored[: pair.kept], job.space)
+    seen = remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
     captions = [name if len(name) <= _CAPTION else name.rsplit("/", 1)[-1] for name in pair.names]
     figures.pictures(path, columns, captions)
