@@ -20,6 +20,8 @@ Reader = Callable[..., Any]
 
 # Views show the image at 0.8 to 1.3 times its size, black around it where it is smaller.
 _SMALLEST, _LARGEST = 0.8, 1.3
+_LOOKS = 4  # views that attempts are judged by
+_NEVER = 10_000  # more than any likeness, and any number of attempts
 
 
 def view(key: PRNGKeyArray, image: Image) -> Warp:
@@ -57,6 +59,31 @@ def likeness(readers: Sequence[Reader], clean: Sequence[Any], image: Image, key:
         plain = logits is None
         found.append(cosine(features, before.features) if plain else margin(logits, jnp.argmax(before.logits)))
     return jax.nn.logsumexp(jnp.stack(found))
+
+
+def best_of(attempts: int, key: PRNGKeyArray, attempt: Callable, readers: Sequence[Reader], clean: Sequence[Any]):
+    """What `attempt(key, number)` gives for the attempt that leads the readers furthest away, from views that it did not see. attempt
+    returns a tuple whose first is the image and whose last says whether it may be chosen before others."""
+
+    def score(made):
+        seen = jnp.mean(
+            jnp.stack([likeness(readers, clean, made[0], jax.random.fold_in(judge, n)) for n in range(_LOOKS)])
+        )
+        return jnp.where(made[-1], seen, seen + _NEVER)
+
+    def once_more(state, number):
+        best, least = state
+        made = attempt(jax.random.fold_in(key, number), number)
+        found = score(made)
+        best = jax.tree.map(lambda new, old: jnp.where(found < least, new, old), made, best)
+        return (best, jnp.minimum(found, least)), None
+
+    first = attempt(key, 0)
+    if attempts == 1:
+        return first
+    judge = jax.random.fold_in(key, _NEVER)
+    (best, _), _ = jax.lax.scan(once_more, (first, score(first)), jnp.arange(1, attempts))
+    return best
 
 
 def unit(values: Image) -> Image:

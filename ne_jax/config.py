@@ -14,6 +14,7 @@ from ne_jax.formats import FORMATS
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
 _FREE = ("data.workers", "recode.max_passes")  # but for these
+_MAY_BE_ZERO = ("data.workers", "recode.restarts", "recode.jpeg_quality")
 NEED_SURROGATES = ("contrastive", "guided", "deep")
 
 
@@ -52,6 +53,8 @@ def default() -> ConfigDict:
     config.recode.surrogates = ()  # models that contrastive, guided and deep recoding lead away; Flax networks
     config.recode.steps = 24  # gradients of every surrogate, and of the authorized model for deep
     config.recode.restore = 16  # deep: most Gauss-Newton steps on the authorized model alone, at the end
+    config.recode.restarts = 0  # guided and deep: attempts beside the first; the best on the surrogates is kept
+    config.recode.jpeg_quality = 0  # guided: hold against JPEG of this quality, 1 to 100; 0: JPEG is not in the loop
     config.recode.margin_share = 0.5  # deep: least margin of the stored image, of the clean one's
     config.recode.logit_gap = 0.1  # deep: largest rms change of the logits, in their standard deviations
     config.recode.max_passes = 0.0  # most forward passes of the authorized model that an image may cost; 0: any
@@ -71,16 +74,31 @@ def default() -> ConfigDict:
     config.release.creator = ""
     config.release.url = ""
 
+    _measuring(config)
+    config.lock()  # a mistyped leaf is an error and no new leaf
+    config.models.unlock()
+    return config
+
+
+def _measuring(config: ConfigDict) -> None:
+    """The leaves of the stages behind encode."""
     config.evaluate = ConfigDict()
     config.evaluate.curve_psnr_db = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # points of the strength curve; empty: none
     config.evaluate.curve_images = 500
     config.evaluate.attack_images = 500  # images of the "what it does not stop" rows
 
+    config.attack = ConfigDict()
+    config.attack.suite = "quick"  # or "full": more parameters, every reader trained for itself; or "none"
+    config.attack.images = 64  # that are attacked and reported, the first of the release
+    config.attack.own_images = 32  # that the attacker chooses parameters on
+    config.attack.releases = (
+        128  # that the attacker learns from, with their clean images or labels where an attack has them
+    )
+    config.attack.public = 128  # clean images of the same source that the attacker has
+    config.attack.external = ""  # JSON lines of stronger attacks by others, with the fields of attacks.jsonl
+
     config.report = ConfigDict()
     config.report.pictures = 6  # images shown
-    config.lock()  # a mistyped leaf is an error and no new leaf
-    config.models.unlock()
-    return config
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -101,14 +119,19 @@ def check(config: ConfigDict) -> None:
         "data.workers": config.data.workers >= 0,
         "recode.rounds": config.recode.rounds >= 1,
         "recode.steps": config.recode.steps >= 1,
+        "recode.restarts": config.recode.restarts >= 0,
+        "recode.jpeg_quality": config.recode.jpeg_quality >= 0,
         "release.shard_size": config.release.shard_size >= 1,
         "evaluate.curve_images": config.evaluate.curve_images >= 1,
         "evaluate.attack_images": config.evaluate.attack_images >= 1,
+        **{f"attack.{name}": config.attack[name] >= 1 for name in ("images", "own_images", "releases", "public")},
         "report.pictures": config.report.pictures >= 1,
     }
     for name, good in ranges.items():
         if not good:
-            raise UserError(f"{name} is {leaves(config)[name]}; give at least {int(name != 'data.workers')}")
+            raise UserError(f"{name} is {leaves(config)[name]}; give at least {int(name not in _MAY_BE_ZERO)}")
+    if config.attack.suite not in ("quick", "full", "none"):
+        raise UserError(f'attack.suite "{config.attack.suite}" is unknown; choose quick, full, none')
     _check_release(config)
 
 
@@ -120,6 +143,10 @@ def _check_release(config: ConfigDict) -> None:
         raise UserError(f"recode.design {design} needs recode.surrogates, the models that it leads away; name some")
     if design in ("guided", "deep") and config.recode.replace:
         raise UserError(f"recode.replace does not go with recode.design {design}; set it to False")
+    if config.recode.jpeg_quality and (design != "guided" or config.recode.jpeg_quality > 100):
+        raise UserError(
+            f"recode.jpeg_quality is {config.recode.jpeg_quality}; give 1 to 100 with recode.design guided, or 0"
+        )
     if not np.isfinite(config.recode.psnr_db):
         raise UserError(f"recode.psnr_db is {config.recode.psnr_db}; give a number of dB, such as 0")
     unknown = sorted(set(formats) - set(FORMATS))

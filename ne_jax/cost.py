@@ -28,7 +28,7 @@ def cost(job: Job) -> float:
     if settings.design == "deep":
         own = sum(_operations(model, shape, True) for model in (one, *also))
         gradients += own * (settings.steps + (settings.restore + 1) * (1 + SOLVER_STEPS))
-    passes = gradients / _operations(one, shape, False)
+    passes = gradients * (settings.restarts + 1) / _operations(one, shape, False)
     if 0 < settings.max_passes < passes:
         raise UserError(
             f"recode.design {settings.design} takes {passes:.0f} forward passes of {job.authorized.name} an image, more than "

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ne_jax.ascent import cosine, likeness, margin, unit
+from ne_jax.ascent import best_of, cosine, likeness, margin, unit
 from ne_jax.recode import norm_at, whole_levels
 from ne_jax.subspace import Image
 
@@ -33,7 +33,7 @@ _LIKELY = 0.05
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["authorized", "readers", "margin_share", "logit_gap"],
-    meta_fields=["steps", "restore"],
+    meta_fields=["steps", "restore", "restarts"],
 )
 @dataclasses.dataclass(frozen=True)
 class Deep:
@@ -43,6 +43,7 @@ class Deep:
     margin_share: least margin of the stored image, as a share of the clean image's. logit_gap: largest rms change of the logits, in
     standard deviations of the clean ones; for a model without a head, largest 1 - cosine of its features.
     steps: gradients of every network; restore: most Gauss-Newton steps on the authorized models alone, afterwards.
+    restarts: attempts beside the first, of which the best within the budget is kept.
     """
 
     authorized: tuple[Any, ...]
@@ -51,6 +52,7 @@ class Deep:
     logit_gap: float | Float[Array, ""] = 0.1
     steps: int = 30
     restore: int = 16
+    restarts: int = 0
 
 
 class Recoded(NamedTuple):
@@ -67,12 +69,19 @@ def deep_recode(
     """The recoded image at `psnr_db` (dB) or weaker, and whether it is within the budget.
 
     image: float32 in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
-    Costs `steps` gradients of every network and at most `restore` + 1 times 1 + SOLVER_STEPS of the authorized ones. vmap over keys
-    and images.
+    Costs, times `restarts` + 1, `steps` gradients of every network and at most `restore` + 1 times 1 + SOLVER_STEPS of the authorized
+    ones. vmap over keys and images.
     """
-    target = norm_at(psnr_db, image)
     clean = [model(image) for model in (*deep.authorized, *deep.readers)]
     own, others = clean[: len(deep.authorized)], clean[len(deep.authorized) :]
+
+    def attempt(key, _):
+        return _attempt(key, image, deep, own, others, norm_at(psnr_db, image), box)
+
+    return best_of(deep.restarts + 1, key, attempt, deep.readers, others)
+
+
+def _attempt(key: PRNGKeyArray, image: Image, deep: Deep, own, others, target, box: bool) -> Recoded:
     keep = whole_levels if box else lambda pixels: jnp.clip(pixels, 0, 1)
 
     def change(delta: Image) -> Float[Array, " answers"]:

@@ -96,9 +96,12 @@ class Job(NamedTuple):
         shape = self.authorized.preprocess.image_shape
         readers = tuple(reading(model, shape) for model in self.surrogates)
         if design == "guided":
-            return Guide(self.space, readers, settings.steps)
+            layer = _layer(self.authorized, self.also)
+            return Guide(self.space, readers, settings.steps, layer, settings.restarts, settings.jpeg_quality)
         own = tuple(reading(model, shape) for model in (self.authorized, *self.also))
-        return Deep(own, readers, settings.margin_share, settings.logit_gap, settings.steps, settings.restore)
+        return Deep(
+            own, readers, settings.margin_share, settings.logit_gap, settings.steps, settings.restore, settings.restarts
+        )
 
     def secret(self) -> bytes:
         """The secret that noise and opaque names come from."""

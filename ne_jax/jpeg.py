@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,14 +83,20 @@ def quantisation(quality: int) -> tuple[Int[np.ndarray, "8 8"], Int[np.ndarray, 
 
 
 def jpeg(
-    image: Float[Array, "height width channels"], quality: int = 75, *, subsampling: str = "4:2:0"
+    image: Float[Array, "height width channels"],
+    quality: int = 75,
+    *,
+    subsampling: str = "4:2:0",
+    gradient: Literal["straight", "soft"] = "straight",
 ) -> Float32[Array, "height width channels"]:
     """The image as it comes back from a JPEG file that libjpeg wrote and read, in pixel units, grey or RGB.
 
-    quality: 1 to 100, by libjpeg's rule; subsampling: of the chroma, "4:2:0" or "4:4:4". Both static under jit.
+    quality: 1 to 100, by libjpeg's rule; subsampling: of the chroma, "4:2:0" or "4:4:4". Static under jit, as is gradient.
 
-    Every rounding and clipping is straight-through, so the gradient is that of the steps between them: for grey and for
-    4:4:4 the identity, for 4:2:0 the loss of chroma resolution; it does not know what the quantisation takes away.
+    gradient "straight": every rounding and clipping is straight-through, so the gradient is that of the steps between them: for grey
+    and for 4:4:4 the identity, for 4:2:0 the loss of chroma resolution; it does not know what the quantisation takes away. "soft":
+    the quantisation has the gradient of x - sin(2 pi x) / (2 pi), which touches the steps (Korus and Memon 2019, arXiv 1902.10707,
+    use such sinusoids): none in the middle of a step, twice as much at its ends.
     Values: in float32, on the 256 levels. libjpeg's own roundings are followed, those of its default (integer) DCT
     included; about one number in 5,000 is a level or two off Pillow's, where float32 is too coarse to tell a half.
     Raises UserError for another quality, subsampling or number of channels.
@@ -100,14 +108,14 @@ def jpeg(
         raise UserError(f"a JPEG image has 1 channel (grey) or 3 (RGB), not {image.shape[2]}")
     levels = _level(image.astype(jnp.float32) * 255)
     if image.shape[2] == 1:
-        return _coded(levels[..., 0], luminance)[..., None] * UNIT
+        return _coded(levels[..., 0], luminance, gradient)[..., None] * UNIT
     colours = _level(jnp.matmul(levels, TO_YCC.T, precision=HIGHEST) + CENTRE, HALVES)
-    planes = [_coded(colours[..., 0], luminance)]
+    planes = [_coded(colours[..., 0], luminance, gradient)]
     for chroma in (colours[..., 1], colours[..., 2]):
         if subsampling == "4:4:4":
-            planes.append(_coded(chroma, chrominance))
+            planes.append(_coded(chroma, chrominance, gradient))
         else:
-            planes.append(_doubled(_coded(_halved(chroma), chrominance), image.shape[:2]))
+            planes.append(_doubled(_coded(_halved(chroma), chrominance, gradient), image.shape[:2]))
     decoded = jnp.stack(planes, axis=-1) - CENTRE
     return _level(jnp.matmul(decoded, TO_RGB.T, precision=HIGHEST)) * UNIT
 
@@ -134,7 +142,7 @@ def _padded(plane: Plane, height: int, width: int) -> Plane:
     return jnp.pad(plane, ((0, -plane.shape[0] % height), (0, -plane.shape[1] % width)), mode="edge")
 
 
-def _coded(plane: Plane, table: Int[np.ndarray, "8 8"]) -> Plane:
+def _coded(plane: Plane, table: Int[np.ndarray, "8 8"], gradient: str) -> Plane:
     """Levels through DCT, quantisation and back. Blocks that only fill up an MCU touch no pixel and are left out."""
     whole, steps = _padded(plane, 8, 8), np.float32(table)
     blocks = unfold(whole[..., None] - 128, (8, 8, 1)).reshape(-1, 8, 8)
@@ -144,7 +152,8 @@ def _coded(plane: Plane, table: Int[np.ndarray, "8 8"]) -> Plane:
     scaled = _nearest(jnp.matmul(COSINES, rows, precision=HIGHEST)) / (8 * steps)
     # Halves away from zero, as libjpeg. Other values are 1 / 2040 or more from a half, XLA's division by a constant is
     # not exact.
-    counts = _through(scaled, jnp.sign(scaled) * jnp.floor(jnp.abs(scaled) + 0.5001))
+    slope = scaled if gradient == "straight" else scaled - jnp.sin(2 * jnp.pi * scaled) / (2 * jnp.pi)
+    counts = _through(slope, jnp.sign(scaled) * jnp.floor(jnp.abs(scaled) + 0.5001))
     columns = _nearest(jnp.matmul(COSINES.T, counts * steps, precision=HIGHEST), 4)
     values = jnp.matmul(columns, COSINES, precision=HIGHEST).reshape(-1, 64) / 8
     decoded = _level(fold(values, (8, 8, 1), (*whole.shape, 1))[..., 0] + 128)

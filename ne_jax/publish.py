@@ -32,8 +32,8 @@ GEOMETRY = (
 
 _USED = {
     "contrastive": ("surrogates",),
-    "guided": ("surrogates", "steps"),
-    "deep": ("surrogates", "steps", "restore", "margin_share", "logit_gap"),
+    "guided": ("surrogates", "steps", "restarts", "jpeg_quality"),
+    "deep": ("surrogates", "steps", "restarts", "restore", "margin_share", "logit_gap"),
 }
 
 

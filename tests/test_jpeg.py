@@ -156,3 +156,22 @@ def test_mistakes_are_told_in_one_line(channels, options, message):
     with pytest.raises(UserError) as caught:
         jpeg(jnp.zeros((8, 8, channels)), **options)
     assert str(caught.value) == message
+
+
+def test_the_soft_gradient_knows_the_quantisation():
+    """Values are the same; a flat block, whose coefficients lie in the middle of a step, has no gradient but through its mean, and in
+    front of a step the gradient is larger than the straight one."""
+    image = unit(textured(16, 16, 1))
+    soft = jax.jit(lambda pixels: jpeg(pixels, 50, gradient="soft"))
+    assert np.array_equal(soft(image), jax.jit(lambda pixels: jpeg(pixels, 50))(image))
+    wave = np.cos((np.arange(8) + 0.5) * 3 * np.pi / 8)
+    pattern = jnp.asarray(np.tile(np.outer(wave, wave), (1, 1))[..., None], jnp.float32)
+
+    def slope(level):
+        block = jnp.full((8, 8, 1), 128 / 255) + level * pattern / 255
+        through = jax.grad(lambda move: jnp.sum(pattern * jpeg(block + move * pattern, 50, gradient="soft")))(0.0)
+        return float(through / jnp.sum(pattern**2))
+
+    # The coefficient of this wave at quality 50 goes in steps of 29: pattern's own is 4 for each level.
+    assert slope(0.0) == pytest.approx(0, abs=1e-3)
+    assert slope(29 / 8) > 1.5
