@@ -25,5 +25,5 @@ def get_config():
     config.recode.steps = 30
     config.recode.replace = False
     config.evaluate.curve_psnr_db = ()
-    config.evaluate.attack_images = 64
+    config.evaluate.baseline_images = 64
     return config

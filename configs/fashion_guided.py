@@ -21,5 +21,5 @@ def get_config():
     config.recode.psnr_db = 16.05
     config.recode.replace = False
     config.evaluate.curve_psnr_db = ()
-    config.evaluate.attack_images = 64
+    config.evaluate.baseline_images = 64
     return config

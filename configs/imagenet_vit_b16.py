@@ -46,5 +46,4 @@ def get_config():
     config.recode.fit = True
     config.evaluate.curve_psnr_db = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
     config.evaluate.curve_images = 500
-    config.evaluate.attack_images = 500
     return config

@@ -41,5 +41,9 @@ def get_config():
     config.recode.fit = True
     config.evaluate.curve_psnr_db = (0.9, 13.0, 26.9)
     config.evaluate.curve_images = 48
-    config.evaluate.attack_images = 48
+    config.evaluate.baseline_images = 48
+    config.attack.images = 24
+    config.attack.own_images = 12
+    config.attack.releases = 48
+    config.attack.public = 48
     return config

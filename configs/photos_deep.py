@@ -18,7 +18,7 @@ def get_config():
     config.recode.design = "deep"
     config.recode.surrogates = ("efficientnet_lite1",)
     config.recode.psnr_db = 24.05
-    config.recode.steps = 30
-    config.recode.logit_gap = 0.15
+    config.recode.steps = 20
+    config.recode.logit_gap = 0.3
     config.evaluate.curve_psnr_db = ()
     return config

@@ -17,5 +17,4 @@ def get_config():
     config.recode.replace = True  # vit_a's subspace holds most of an image's energy: left in, it could be read
     config.evaluate.curve_psnr_db = (0.0, 10.0, 15.0, 20.0)
     config.evaluate.curve_images = 250
-    config.evaluate.attack_images = 500
     return config

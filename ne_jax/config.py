@@ -85,7 +85,7 @@ def _measuring(config: ConfigDict) -> None:
     config.evaluate = ConfigDict()
     config.evaluate.curve_psnr_db = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # points of the strength curve; empty: none
     config.evaluate.curve_images = 500
-    config.evaluate.attack_images = 500  # images of the "what it does not stop" rows
+    config.evaluate.baseline_images = 500  # guided and deep: images of the rows that they are compared with
 
     config.attack = ConfigDict()
     config.attack.suite = "quick"  # or "full": more parameters, every reader trained for itself; or "none"
@@ -123,7 +123,7 @@ def check(config: ConfigDict) -> None:
         "recode.jpeg_quality": config.recode.jpeg_quality >= 0,
         "release.shard_size": config.release.shard_size >= 1,
         "evaluate.curve_images": config.evaluate.curve_images >= 1,
-        "evaluate.attack_images": config.evaluate.attack_images >= 1,
+        "evaluate.baseline_images": config.evaluate.baseline_images >= 1,
         **{f"attack.{name}": config.attack[name] >= 1 for name in ("images", "own_images", "releases", "public")},
         "report.pictures": config.report.pictures >= 1,
     }

@@ -21,8 +21,10 @@ from ne_jax.recode import norm_at, whole_levels
 from ne_jax.subspace import Image
 
 _MOMENTUM = 1.0
+# Pixels, standard deviation: smooth changes reach readers that were no surrogates (TI, Dong et al. 2019, arXiv 1904.02884).
+_SMOOTH = 3.0
 _STEP = 0.1  # length of a step, of the norm that the PSNR allows
-_WEIGHTS = (0.1, 3.0)  # least and largest length of a step back, of a step ahead
+_WEIGHTS = (0.1, 1.0)  # least and largest length of a step back, of a step ahead
 _FASTER = 1.3  # how fast it goes from one to the other
 _ALLOWED = 0.02  # change of the authorized model up to which steps back grow shorter
 SOLVER_STEPS = 6  # of conjugate gradients, in each Gauss-Newton step
@@ -98,6 +100,7 @@ def _attempt(key: PRNGKeyArray, image: Image, deep: Deep, own, others, target, b
     def step(state, number):
         delta, momentum, weight = state
         ascent = jax.grad(likeness, argnums=2)(deep.readers, others, image + delta, jax.random.fold_in(key, number))
+        ascent = _smooth(ascent)
         momentum = _MOMENTUM * momentum + ascent / jnp.maximum(jnp.mean(jnp.abs(ascent)), 1e-30)
         changed, back = jax.value_and_grad(size)(delta)
         delta = fit(delta - _STEP * target * unit(momentum))
@@ -106,12 +109,19 @@ def _attempt(key: PRNGKeyArray, image: Image, deep: Deep, own, others, target, b
         return (delta, momentum, weight), None
 
     # Noise without its part in the directions that the networks show at this image: their Jacobian's sensitive ones.
-    start = fit(_nearer(change, fit(0.5 * target * unit(jax.random.normal(key, image.shape)))))
+    start = fit(_nearer(change, fit(0.5 * target * unit(_smooth(jax.random.normal(key, image.shape))))))
     state = (start, jnp.zeros_like(image), jnp.float32(0.5))
     (delta, _, _), _ = jax.lax.scan(step, state, jnp.arange(deep.steps))
     met = functools.partial(_met, deep, own)
     stored = keep(image + _restored(change, fit, lambda delta: met(keep(image + delta)), delta, deep.restore))
     return Recoded(stored, met(stored))
+
+
+def _smooth(image: Image) -> Image:
+    """Each channel under a Gaussian of _SMOOTH pixels, zeros around."""
+    places = [jnp.arange(length) for length in image.shape[:2]]
+    weights = [jnp.exp(-((place[:, None] - place) ** 2) / (2 * _SMOOTH**2)) for place in places]
+    return jnp.einsum("ih,hwc,jw->ijc", weights[0], image, weights[1], optimize=((0, 1), (0, 1)))
 
 
 def _change(deep: Deep, clean, image: Image) -> Float[Array, " answers"]:

@@ -13,7 +13,6 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from ne_jax import bounds, release
-from ne_jax.attacks.simple import mean_filter, remove_subspace
 from ne_jax.batch import encode_batch
 from ne_jax.check import Pairs, pairs
 from ne_jax.encode import realised_psnr_db, recode_job
@@ -28,10 +27,8 @@ from ne_jax.recode import isotropic
 
 RESULTS = "results.jsonl"
 CURVE = "curve.jsonl"
-# Conditions: the clean image; the stored NE; white noise of the NE's own PSNR in the same number format (not written to disk);
-# and the NE after an attack.
+# Conditions: the clean image; the stored NE; white noise of the NE's own PSNR in the same number format (not written to disk).
 CONDITIONS = ("clean", "ne", "gaussian")
-ATTACKS = ("ne_mean_filter", "ne_projection")
 # Beside guided and deep releases, at the strength asked of them and in the same number format, not written to disk: noise of the
 # authorized model's subspace, and what leads the surrogates away when nobody is authorized.
 BASELINES = ("subspace_noise", "unconstrained")
@@ -150,16 +147,13 @@ def _evaluate_release(
 
 
 def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, np.ndarray]:
-    """What readers are given: clean pixels, the stored NE, its control, and on the first images the attacked NE."""
+    """What readers are given: clean pixels, the stored NE, its control, and on the first images what guided and deep are compared with."""
     clean = from_bytes(pair.clean)
     keys = noise_keys(job.secret(), pair.clean)
     psnr = realised_psnr_db(pair.clean, pair.stored)
     views = {"clean": clean, "ne": pair.stored, "gaussian": control(keys, clean, psnr, release_format)}
-    if seen < job.config.evaluate.attack_images:
-        views["ne_mean_filter"] = np.asarray(mean_filter(pair.stored))
-        views["ne_projection"] = np.asarray(remove_subspace(pair.stored, job.space))
-        if job.design(release_format) in ("guided", "deep"):
-            views |= _baselines(job, release_format, keys, pair.clean)
+    if seen < job.config.evaluate.baseline_images and job.design(release_format) in ("guided", "deep"):
+        views |= _baselines(job, release_format, keys, pair.clean)
     return views
 
 
@@ -180,8 +174,8 @@ def _records(job: Job, release_format: str, found, strengths) -> list[dict]:
     for (condition, reader, metric), parts in found.items():
         psnr = None if condition == "clean" else float(np.median(np.concatenate(strengths[condition])))
         values = np.concatenate(parts)
-        if condition in (*ATTACKS, *BASELINES):
-            values = values[: job.config.evaluate.attack_images]
+        if condition in BASELINES:
+            values = values[: job.config.evaluate.baseline_images]
         records.append(record(job, reader, condition, release_format, psnr, metric, values))
     return records
 

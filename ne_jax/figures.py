@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -14,6 +15,7 @@ from jaxtyping import Float
 
 # Okabe and Ito's palette: told apart with any colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_TITLE = 22  # letters that fit above a picture
 _STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 
 
@@ -39,7 +41,8 @@ def pictures(
             for spine in axis.spines.values():
                 spine.set_visible(False)
             if row == 0:
-                axis.set_title(title, fontsize=9)
+                lines = [textwrap.fill(line, _TITLE) for line in title.splitlines()]
+                axis.set_title("\n".join(lines), fontsize=9)
             if column == 0:
                 axis.set_ylabel(captions[row], fontsize=8)
     _save(figure, path)
@@ -94,4 +97,31 @@ def curve(path: pathlib.Path, records: Sequence[dict]) -> None:
         axes[0, 0].set_ylabel(" / ".join(sorted({row["metric"] for row in records})))
         axes[0, -1].plot([], [], ":x", color="gray", label="isotropic noise, same PSNR")
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _save(figure, path)
+
+
+def growth(path: pathlib.Path, rows: Sequence[dict]) -> None:
+    """What attacks give back against the number of NEs, pairs or labels, a panel for each; the reader that an attack helps most at its
+    end; bars are 95 % intervals."""
+    kinds, formats = (list(dict.fromkeys(row[key] for row in rows)) for key in ("of", "release_format"))
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(kinds), figsize=(4.4 * len(kinds), 3.6), squeeze=False, sharey=True)
+        for axis, kind in zip(axes[0], kinds, strict=True):
+            found = [row for row in rows if row["of"] == kind]
+            lines = list(dict.fromkeys((row["attack"], row["release_format"]) for row in found))
+            for number, (attack, name) in enumerate(lines):
+                line = [row for row in found if (row["attack"], row["release_format"]) == (attack, name)]
+                most = max(row["count"] for row in line)
+                reader = max((row for row in line if row["count"] == most), key=lambda row: row["value"])["reader"]
+                line = sorted((row for row in line if row["reader"] == reader), key=lambda row: row["count"])
+                value = np.array([row["value"] for row in line])
+                low, high = np.array([row["ci95"] for row in line]).T
+                axis.errorbar(
+                    [row["count"] for row in line], value, np.abs([value - low, high - value]), marker="os^D"[number % 4],
+                    color=_COLOURS[number % len(_COLOURS)], linestyle=("-", "--")[formats.index(name) % 2], markersize=4,
+                    linewidth=1.4, label=f"{attack}, {name}, {reader}",
+                )  # fmt: skip
+            axis.set(xscale="log", xlabel=kind, ylim=(0, 1), title=f"n = {found[0]['n']}")
+            axis.legend(fontsize=7)
+        axes[0, 0].set_ylabel(rows[0]["metric"])
         _save(figure, path)

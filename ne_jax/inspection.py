@@ -10,6 +10,7 @@ from ne_jax.cost import cost
 from ne_jax.encode import FEW, realised_psnr_db, recode_job
 from ne_jax.evaluate import answer, control, scores
 from ne_jax.job import Job, load_named
+from ne_jax.leak import leak_floor
 from ne_jax.noise_keys import noise_keys
 from ne_jax.pixels import to_float
 from ne_jax.subspace import strongest_psnr_db
@@ -29,8 +30,10 @@ _GAP = 0.01  # relative feature gap for which the largest safe strength is told
 
 def run(job: Job) -> dict:
     """Write inspect.json and return it."""
-    clean = job.sample_pixels()[: FEW if cost(job) else None]
+    sample = job.sample_pixels()
+    clean = sample[: FEW if cost(job) else None]
     keys = noise_keys(job.secret(), clean)
+    floor = leak_floor(job.space, np.asarray(to_float(sample)))
     readers = [load_named(job.config, name) for name in job.config.readers]
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
     null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
@@ -52,6 +55,7 @@ def run(job: Job) -> dict:
         "directions": job.space.num_directions,
         "largest_relative_sigma": float(job.space.singular_values[0] / job.space.sigma_1),
         "image_energy_in_subspace": _energy_share(job, clean),
+        "best_linear_white_box_reconstruction_db": floor if np.isfinite(floor) else None,
         "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
         "recommended_design": "guided" if job.space.num_patches > 1 and null else "deep",
         "sample": len(clean),
@@ -102,6 +106,13 @@ def _kept(row: dict) -> str:
     return f"{agreement}cosine of features {row['feature_cosine']:.3f}"
 
 
+def _removal(found: dict) -> str:
+    """A word on `replace`, where much could leak and the design goes with it."""
+    designs = {entry["design"] for entry in found["formats"].values()}
+    worth = found["image_energy_in_subspace"] > _LEAK and not {"guided", "deep"} & designs
+    return "; recode.replace=True removes it" if worth else ""
+
+
 def describe(found: dict) -> str:
     """The inspection as a few lines of text."""
     low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
@@ -110,8 +121,13 @@ def describe(found: dict) -> str:
         f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of "
         f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: "
         f"{found['largest_relative_sigma']:.2g}).",
-        f"They hold {share:.1%} of the images' energy{'; recode.replace=True removes it' if share > _LEAK else ''}.",
+        f"They hold {share:.1%} of the images' energy{_removal(found)}.",
     ]
+    if found["best_linear_white_box_reconstruction_db"] is not None:
+        lines.append(
+            "Best linear white-box reconstruction: noise of any strength in these directions leaves "
+            f"{found['best_linear_white_box_reconstruction_db']:.1f} dB to whoever knows them and how images look."
+        )
     if null == 0:
         lines.append("No direction is exactly null: the authorized model sees a little of every change.")
     for name, entry in found["formats"].items():

@@ -1,7 +1,8 @@
 """The main job: python -m ne_jax.main --config=configs/quickstart.py --workdir=DIR --stage=all
 
 Stages, each reading what the former wrote: inspect (spectrum; what a release would cost and stop), encode (write the releases),
-check (certificates), evaluate (who can read them), report (report.md, report.html), all.
+check (certificates), evaluate (who can read them), attack (who can read them then), analyse (spectra of all models), report (report.md,
+report.html), all.
 Any leaf of the config can be set: --config.recode.psnr_db=3
 Several processes can encode together: --distributed in each (scripts/launch_local.sh).
 
@@ -19,14 +20,15 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ne_jax import allocator, check, encode, evaluate, inspection, processes, report, tables, verify
+from ne_jax import allocator, analyse, check, encode, evaluate, inspection, processes, report, tables, threats, verify
+from ne_jax.attacks import stage as attack_stage
 from ne_jax.config import default
 from ne_jax.errors import UserError
 from ne_jax.job import Job, load_named, open_job
 from ne_jax.manifest import read_manifest
 from ne_jax.models.registry import SAMPLES
 
-STAGES = ("inspect", "encode", "check", "evaluate", "report")
+STAGES = ("inspect", "encode", "check", "evaluate", "attack", "analyse", "report")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that this run makes")
@@ -52,6 +54,10 @@ def run_stage(job: Job, stage: str) -> int:
         print(tables.check_text(check.run(job)))
     elif stage == "evaluate":
         print(tables.results_text(evaluate.run(job)))
+    elif stage == "attack":
+        print(threats.text(attack_stage.run(job)))
+    elif stage == "analyse":
+        analyse.run(job)
     elif stage == "report":
         print(f"report: {report.run(job)}")
     return 0

@@ -14,7 +14,9 @@ import numpy as np
 from ne_jax import manifest, paper, release
 from ne_jax.formats import write_index
 from ne_jax.job import Job
+from ne_jax.leak import leak_floor
 from ne_jax.models.model import Model
+from ne_jax.pixels import to_float
 
 LIMITS = (
     "No encryption and no privacy: people may still see what an image shows.",
@@ -78,6 +80,14 @@ def _named(model: Model) -> dict[str, str]:
     return {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256}
 
 
+def _leak(job: Job, design: str) -> dict[str, float | None]:
+    """What the best linear attack that knows the first layer rebuilds, in dB, whatever the noise; not for changes outside V_N."""
+    if design in ("deep", "paper"):
+        return {}
+    floor = leak_floor(job.space, np.asarray(to_float(job.sample_pixels())))
+    return {"best_linear_white_box_reconstruction_db": round(floor, 1) if np.isfinite(floor) else None}
+
+
 def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
@@ -107,6 +117,7 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
         "psnr_db_realised": totals.psnr_db,
         "left_unchanged": totals.left_unchanged,
         "edge_share": totals.edge_share,
+        **_leak(job, design),
         "versions": {name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
         "limits": list(LIMITS),
     }

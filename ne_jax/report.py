@@ -14,17 +14,19 @@ import jax
 import markdown
 import numpy as np
 
-from ne_jax import figures, paper, release
+from ne_jax import analyse, figures, paper, release, threats
+from ne_jax.attacks import records as attack_records
+from ne_jax.attacks import stage as attacks
 from ne_jax.attacks.simple import remove_subspace
 from ne_jax.check import SUMMARY, pairs
 from ne_jax.config import leaves
 from ne_jax.errors import UserError
-from ne_jax.evaluate import ATTACKS, CURVE, RESULTS
+from ne_jax.evaluate import CURVE, RESULTS
 from ne_jax.inspection import INSPECTION
 from ne_jax.job import Job
 from ne_jax.pixels import from_bytes
 from ne_jax.private import CERTIFICATES
-from ne_jax.tables import METRICS, NAMES, formats, kept, main_conditions, result_table, table, told
+from ne_jax.tables import METRICS, formats, kept, main_conditions, result_table, table
 
 _NEWLINE = "\n"
 _CAPTION = 20  # letters that fit beside a picture
@@ -33,7 +35,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; }
+td { font-variant-numeric: tabular-nums; } th, td:nth-child(2) { white-space: normal; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; }
 @media print { body { max-width: none; } }
@@ -54,25 +56,82 @@ def run(job: Job) -> pathlib.Path:
     records = [json.loads(line) for line in _load(job, RESULTS, "evaluate").splitlines()]
     curve = [json.loads(line) for line in _load(job, CURVE, "evaluate").splitlines()]
     folder = job.workdir / "figures"
+    attacked = _attacked(job)
     _pictures(job, folder / "pictures.png")
     figures.spectrum(folder / "spectrum.png", inspected)
     if curve:
         figures.curve(folder / "curve.png", curve)
     text = "\n".join(
         [
-            _headline(job, records, summary),
+            _headline(job, records, summary, attacked),
+            _threats(job, attacked, folder),
             _readers(records),
             _show(job),
             _certificates(summary),
             _spectrum(inspected),
             _curve_section(curve),
-            _limits(job, records),
+            threats.robustness(_lines(job, attacks.PREPROCESSING)),
+            _analysis(job),
+            _limits(job, attacked),
             _reproduce(job),
         ]
     )
     release.write_atomic(job.workdir / "report.md", text)
     release.write_atomic(job.workdir / "report.html", _to_html(text, job.workdir))
     return job.workdir / "report.html"
+
+
+def _lines(job: Job, name: str) -> list[dict]:
+    """The lines of a file of stage attack; none where that did not run."""
+    path = job.workdir / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _attacked(job: Job) -> list[dict]:
+    """Records of our attacks, and of stronger ones that others sent."""
+    path, sent = job.workdir / attacks.RESULTS, job.config.attack.external
+    if sent and not pathlib.Path(sent).is_file():
+        raise UserError(f"attack.external {sent}: no such file; give a file of JSON lines, or nothing")
+    return (attack_records.read(path) if path.is_file() else []) + (
+        attack_records.read(pathlib.Path(sent)) if sent else []
+    )
+
+
+def _threats(job: Job, attacked: list[dict], folder: pathlib.Path) -> str:
+    """The attacks, with their pictures and curves."""
+    growth = _lines(job, attacks.CURVES)
+    if growth:
+        figures.growth(folder / "attack_curves.png", growth)
+    pictures = bool(attacked) and _attack_pictures(job, attacked, folder / "attacks.png")
+    path = job.workdir / attacks.NOT_RUN
+    return threats.section(attacked, json.loads(path.read_text()) if path.is_file() else [], growth, pictures)
+
+
+def _attack_pictures(job: Job, attacked: list[dict], path: pathlib.Path) -> bool:
+    """clean | NE | the best attack of each kind, of the last release; False where no attack gives images."""
+    name = job.config.release.formats[-1]
+    pair = next(pairs(job, name, limit=job.config.report.pictures))
+    columns = {"clean": from_bytes(pair.clean[: pair.kept]), f"NE, {name}": pair.stored[: pair.kept]}
+    for tiers in ((1,), (2,), (3,), (4,)):
+        rows = [row for row in attacked if row["release_format"] == name]
+        rows = [row for row in rows if attacks.pictures_of(job, name, row["attack"]).is_file()]
+        row = threats.worst(rows, name, tiers)
+        if row:
+            shown = np.load(attacks.pictures_of(job, name, row["attack"]), allow_pickle=False)
+            columns[f"tier {tiers[0]}:\n{threats.title(row['attack'])}"] = from_bytes(shown)
+    count = min(map(len, columns.values()))
+    figures.pictures(path, {title: images[:count] for title, images in columns.items()}, _captions(pair.names[:count]))
+    return len(columns) > 2
+
+
+def _captions(names: list[str]) -> list[str]:
+    return [name if len(name) <= _CAPTION else name.rsplit("/", 1)[-1] for name in names]
+
+
+def _analysis(job: Job) -> str:
+    """What stage analyse found; nothing where it did not run."""
+    path = job.workdir / analyse.ANALYSIS
+    return analyse.describe(json.loads(path.read_text())) if path.is_file() else ""
 
 
 def _pictures(job: Job, path: pathlib.Path) -> None:
@@ -84,8 +143,7 @@ def _pictures(job: Job, path: pathlib.Path) -> None:
         columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
     seen = remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
-    captions = [name if len(name) <= _CAPTION else name.rsplit("/", 1)[-1] for name in pair.names]
-    figures.pictures(path, columns, captions)
+    figures.pictures(path, columns, _captions(pair.names))
 
 
 def _metric(records: list[dict]) -> str:
@@ -93,7 +151,7 @@ def _metric(records: list[dict]) -> str:
     return "accuracy" if any(row["metric"] == "accuracy" for row in records) else "agreement"
 
 
-def _headline(job: Job, records: list[dict], summary: dict) -> str:
+def _headline(job: Job, records: list[dict], summary: dict, attacked: list[dict]) -> str:
     name, metric, lines = job.authorized.name, _metric(records), []
     for release_format, found in summary.items():
         key = (release_format, "ne", metric)
@@ -101,7 +159,7 @@ def _headline(job: Job, records: list[dict], summary: dict) -> str:
         others = ", ".join(f"{row['reader']} {row['value']:.1%}" for row in rows if row["reader"] != name)
         lines.append(
             f"- **{release_format}** at {found['psnr_db_median']:.1f} dB, {found['n']:,} stored images. {name}: {kept(found)}. "
-            f"{metric.capitalize()} of other readers of the same files: {others}."
+            f"{metric.capitalize()} of other readers of the same files: {others}.{threats.headline(attacked, release_format)}"
         )
     if job.config.recode.design == "paper":
         lines.insert(0, f"**{paper.MARK}**\n")
@@ -224,28 +282,23 @@ isotropic noise of the same PSNR. A strength that does not fit into [0, 1] appea
 """
 
 
-def _limits(job: Job, records: list[dict]) -> str:
-    name, metric = job.authorized.name, _metric(records)
-    others = [
-        row for row in records if row["condition"] in ATTACKS and row["metric"] == metric and row["reader"] != name
-    ]
-    worst = max(others, key=lambda row: row["value"], default=None)
-    attack = worst and NAMES[worst["condition"]].removeprefix("NE after ")
-    headline = worst and (
-        f"Worst row measured here: {worst['reader']} has {told(worst)} {metric} on {worst['release_format']} after {attack}."
+def _limits(job: Job, attacked: list[dict]) -> str:
+    name = job.authorized.name
+    measured = (
+        "The table of attacks has the figures."
+        if attacked
+        else "No attack was measured here: run --stage=attack, with attack.suite."
     )
-    shown = [result_table(records, fmt, ("ne", *ATTACKS), m) for fmt in formats(records) for m in METRICS]
-    tables = "\n".join(part for part in shown if part)
     return f"""## What this does not stop
 
-{headline or "No other reader was measured."}
+{measured}
 
-{tables}
-- Whoever has the first layer of {name} can project the noise away (tier 4). If the checkpoint is public, that is everybody.
+- Whoever has the first layer of {name} can take the noise away (tier 4). If the checkpoint is public, that is everybody.
 - Models tuned from the authorized one, and models with a similar first layer, can read the files.
-- Known pairs of clean and recoded images, or many recoded images, give the subspace away (not measured here).
-- Who has labels can train on the files. People can recognise weakly recoded pictures.
+- Known pairs of clean and recoded images, or many recoded images, give a fixed subspace away (tiers 3 and 2).
+- Who has labels can train on the files (tier 5). People can recognise weakly recoded pictures.
 - A resize, crop or JPEG of the files can break them for the authorized model too.
+- Later attacks are better than today's: an outsider's stronger one is added as a line in the file that attack.external names.
 
 This is a limit on use by other models, as measured above, on the date and files named below: no encryption, no privacy.
 """
@@ -263,7 +316,7 @@ def _reproduce(job: Job) -> str:
   first-layer products in float32 at highest precision.
 - Authorized checkpoint: {job.authorized.architecture}, SHA-256 `{job.authorized.sha256}`.
 - The noise comes from a secret of the owner: another secret gives other files, and figures within the intervals.
-- Records: {RESULTS}, private/{CERTIFICATES}, {SUMMARY}, {CURVE}, {INSPECTION}. Command:
+- Records: {RESULTS}, {attacks.RESULTS}, private/{CERTIFICATES}, {SUMMARY}, {CURVE}, {INSPECTION}. Command:
   `python -m ne_jax.main --config=CONFIG --workdir=DIR --stage=all` with the config
 
 ```

@@ -13,8 +13,6 @@ NAMES = {
     "gaussian": "isotropic control",
     "subspace_noise": "noise in the subspace",
     "unconstrained": "surrogates led away, nobody authorized",
-    "ne_mean_filter": "NE after 3x3 mean (tier 1)",
-    "ne_projection": "NE after projection (tier 4)",
 }
 
 

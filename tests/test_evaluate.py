@@ -25,7 +25,7 @@ FIELDS = {"authorized", "reader", "condition", "release_format", "psnr_db", "met
 def evaluated(tmp_path_factory):
     """A whole run on 20 images: every stage but the flags."""
     tmp_path = tmp_path_factory.mktemp("evaluate")
-    leaves = {"evaluate.curve_psnr_db": (0.0, 20.0), "evaluate.curve_images": 9, "evaluate.attack_images": 6}
+    leaves = {"evaluate.curve_psnr_db": (0.0, 20.0), "evaluate.curve_images": 9}
     with opened(tmp_path, "run", **leaves) as job:
         inspection.run(job)
         encode.run(job)
@@ -44,14 +44,13 @@ def test_every_reader_has_every_condition(evaluated):
     records = lines(evaluated, evaluate.RESULTS)
     assert all(row.keys() >= FIELDS for row in records)
     found = {(r["reader"], r["condition"], r["release_format"], r["metric"]) for r in records}
-    conditions = (*evaluate.CONDITIONS, *evaluate.ATTACKS)
+    conditions = evaluate.CONDITIONS
     for reader in evaluated.config.readers:
         for condition in conditions:
             for name in evaluated.config.release.formats:
                 assert {(reader, condition, name, metric) for metric in ("accuracy", "agreement")} <= found
     assert len(found) == len(records)
-    assert {row["n"] for row in records if row["condition"] in evaluate.CONDITIONS} == {20}
-    assert {row["n"] for row in records if row["condition"] in evaluate.ATTACKS} == {6}
+    assert {row["n"] for row in records} == {20}
 
 
 def test_values_are_what_the_models_say_of_the_files(evaluated):

@@ -6,7 +6,12 @@ from PIL import Image
 from ne_jax.manifest import read_manifest
 from tests import jobs
 
-SMALL = ["--config.data.limit=12", "--config.batch_size=5", "--config.evaluate.curve_images=5"]
+SMALL = [
+    "--config.attack.suite=none",
+    "--config.data.limit=12",
+    "--config.batch_size=5",
+    "--config.evaluate.curve_images=5",
+]
 
 
 def run(workdir, *arguments, config="configs/quickstart.py"):

@@ -44,7 +44,7 @@ def test_a_missing_package_is_told(place, part):
 def demo(tmp_path_factory):
     """configs/photos.py on its first 12 crops."""
     config = config_file.get_config()
-    leaves = {"data.limit": 12, "batch_size": 12, "evaluate.curve_psnr_db": (), "evaluate.attack_images": 4}
+    leaves = {"data.limit": 12, "batch_size": 12, "evaluate.curve_psnr_db": (), "evaluate.baseline_images": 4}
     config.update_from_flattened_dict(leaves)
     config.models = ConfigDict(config.models)
     job = open_job(config, tmp_path_factory.mktemp("photos") / "run")

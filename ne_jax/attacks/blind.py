@@ -1,0 +1,206 @@
+"""Tier 2: non-transferable examples alone, and public photographs. No pair and nothing of the authorized model is known.
+
+Noise that is confined to one linear subspace shows in second moments: there releases have more energy than photographs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ne_jax.attacks.attack import Attack, Images, Knowledge
+from ne_jax.attacks.covariance import (
+    ROUNDING,
+    Columns,
+    Public,
+    Unit,
+    changed,
+    cut,
+    descending,
+    given,
+    inpainting,
+    leading,
+    patch_prior,
+    prior_of,
+    removal,
+    second_moment,
+    steps,
+)
+from ne_jax.errors import UserError
+
+Directions = float | str
+_FIRST = 16  # leading eigenvalues that PCA leaves out of its search for a knee: those of photographs fall steeply there
+
+
+def tile_average(
+    stored: Images, knowledge: Knowledge, variant: Literal["constant", "patch", "seams"] = "seams"
+) -> Images:
+    """Takes the mean patch of each image for its noise, up to what photographs have there: exact but for a patch if all have one noise.
+
+    variant: "constant" leaves the public mean colour, "patch" the public mean patch; "seams" refines that by least squares so that
+    patches meet without a step, weighed by public covariances, and takes the colour of the grey world.
+    """
+    unit, public = knowledge.patch, given(knowledge.public, "public photographs")
+    prior, patches = patch_prior(public, unit), cut(stored, unit)
+    colour = prior.mean.reshape(-1, unit[2]).mean(0)
+    plain = np.tile(colour, unit[0] * unit[1])
+    tile = patches.mean(1, dtype=np.float64) - (plain if variant == "constant" else prior.mean)
+    if variant == "seams":
+        edges = _edges(unit)
+        jumps = np.stack([_jumps(one, unit).mean(0) for one in stored])
+        spread = np.mean([(_jumps(one, unit) ** 2).mean(0) for one in public], axis=0) + ROUNDING
+        # Both errors, of a mean patch and of a mean jump, fall with the number of patches, which therefore cancels.
+        covariance = prior.root @ prior.root
+        gain = covariance @ edges.T @ np.linalg.inv(edges @ covariance @ edges.T + np.diag(spread))
+        tile += (jumps - tile @ edges.T) @ gain.T
+        left = (patches.mean(1) - tile).reshape(len(stored), -1, unit[2]).mean(1)
+        tile += np.tile(left - colour, unit[0] * unit[1])
+    return _without(stored, tile, unit)
+
+
+def _without(stored: Images, tiles: Float[np.ndarray, "n d"], unit: Unit) -> Images:
+    rows, columns = stored.shape[1] // unit[0], stored.shape[2] // unit[1]
+    whole = np.tile(tiles.reshape(-1, *unit).astype(np.float32), (1, rows, columns, 1))
+    clean = np.array(stored, np.float32)
+    clean[:, : whole.shape[1], : whole.shape[2]] -= whole
+    return clean
+
+
+def _edges(unit: Unit) -> Float[np.ndarray, "jumps d"]:
+    """What a tile adds to the jumps from a patch to the next on its right, and to the next below."""
+    pixels = np.eye(int(np.prod(unit))).reshape(*unit, -1)
+    beside, below = pixels[:, -1] - pixels[:, 0], pixels[-1] - pixels[0]
+    return np.concatenate([part.reshape(-1, pixels.shape[-1]) for part in (beside, below)])
+
+
+def _jumps(image: Float[np.ndarray, "height width channels"], unit: Unit) -> Float[np.ndarray, "places jumps"]:
+    """Pixels left of (above) a seam minus those right of (below) it: of whole patches that have both neighbours."""
+    patches = cut(image[None], unit)[0].reshape(image.shape[0] // unit[0], image.shape[1] // unit[1], *unit)
+    here = patches[:-1, :-1]
+    beside = here[..., :, -1, :] - patches[:-1, 1:, :, 0, :]
+    below = here[..., -1, :, :] - patches[1:, :-1, 0, :, :]
+    parts = [part.reshape(here.shape[0] * here.shape[1], -1) for part in (beside, below)]
+    return np.concatenate(parts, 1)
+
+
+def _noise(releases: Images, public: Public, unit: Unit, directions: Directions) -> Float[np.ndarray, "d k"]:
+    """F with the noise's covariance F F^T, by the generalised eigenvalues of differences of neighbours, releases against public."""
+    null = np.zeros(int(np.prod(unit)))
+    prior = prior_of(unit, null, second_moment(steps(public, unit), null))
+    moment = second_moment(steps(releases, unit), null)
+    values, vectors = descending(prior.inverse @ moment @ prior.inverse)
+    count = leading(values, directions, floor=1.0)
+    return prior.root @ (vectors[:, :count] * np.sqrt(np.maximum(values[:count] - 1, 1e-6)))
+
+
+def single_image(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """`gevd_inpainting` from each image alone. Needs more patches in an image than numbers in a patch, else UserError."""
+    unit, public = knowledge.patch, given(knowledge.public, "public photographs")
+    patches, numbers = (stored.shape[1] // unit[0]) * (stored.shape[2] // unit[1]), int(np.prod(unit))
+    if patches <= numbers:
+        raise UserError(
+            f"an image has {patches} patches of {numbers} numbers: one picture does not show their covariance"
+        )
+    prior = patch_prior(public, unit)
+    images = [image[None] for image in stored]
+    return np.concatenate(
+        [changed(image, prior, inpainting(prior, _noise(image, public, unit, directions))) for image in images]
+    )
+
+
+def principal_components(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """Principal components of all releases are taken for noise and removed. Knows no photograph, so takes what images vary most in too.
+
+    directions: their number, "knee" or a share of all.
+    """
+    unit = knowledge.patch
+    seen = np.concatenate([given(knowledge.releases, "releases"), stored])
+    prior = patch_prior(seen, unit)
+    values, vectors = descending(second_moment(steps(seen, unit), np.zeros(len(prior.mean))))
+    skipped = min(_FIRST, len(values) // 4) if directions == "knee" else 0
+    found = leading(values[skipped:], directions, ROUNDING, contrast=1.3)
+    return changed(stored, prior, removal(vectors[:, : found + skipped if found else 0]))
+
+
+def gevd_projection(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """V_N from `_noise`; the public mean takes the place of what lies in it."""
+    public = given(knowledge.public, "public photographs")
+    low, _ = np.linalg.qr(_seen(stored, knowledge, public, directions))
+    return changed(stored, patch_prior(public, knowledge.patch), removal(low))
+
+
+def gevd_inpainting(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """V_N from `_noise`; what photographs have there, given the rest of the patch, takes the place of what lies in it."""
+    public = given(knowledge.public, "public photographs")
+    prior = patch_prior(public, knowledge.patch)
+    return changed(stored, prior, inpainting(prior, _seen(stored, knowledge, public, directions)))
+
+
+def blind_wiener(stored: Images, knowledge: Knowledge, directions: Directions = 1.0, strength: float = 1.0) -> Images:
+    """Best linear estimate with the noise's covariance estimated as what releases have more than photographs.
+
+    strength: the noise's rms is taken that many times, which makes up for directions that are a little wrong; above 0.
+    """
+    public = given(knowledge.public, "public photographs")
+    prior = patch_prior(public, knowledge.patch)
+    return changed(stored, prior, inpainting(prior, _seen(stored, knowledge, public, directions), strength))
+
+
+def _seen(stored: Images, knowledge: Knowledge, public: Public, directions: Directions) -> Float[np.ndarray, "d k"]:
+    """`_noise` of the releases and of the images under attack themselves."""
+    seen = np.concatenate([given(knowledge.releases, "releases"), stored])
+    return _noise(seen, public, knowledge.patch, directions)
+
+
+def repeated_release(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """Two releases of one picture under new noise differ in V_N alone. Their differences give it, then linear inpainting.
+
+    Where no step shows in their spectrum, images stay as they are.
+    """
+    public = given(knowledge.public, "public photographs")
+    first, second = given(knowledge.releases, "releases"), given(knowledge.again, "the same pictures under new noise")
+    prior = patch_prior(public, knowledge.patch)
+    return changed(stored, prior, inpainting(prior, difference_noise(first, second, knowledge.patch, directions)))
+
+
+def difference_noise(first: Images, second: Images, unit: Unit, directions: Directions) -> Columns:
+    """F with F F^T the second moment of patches of first - second, in its leading eigenvectors; numbers below rounding are none."""
+    values, vectors = descending(second_moment(cut(first - second, unit), np.zeros(int(np.prod(unit)))))
+    count = leading(values, directions, floor=2 * ROUNDING, contrast=4.0)
+    return vectors[:, :count] * np.sqrt(np.maximum(values[:count], ROUNDING))
+
+
+_MOMENTS = "second moments of noise in one subspace; structure shared over blocks: Chang and Li, arXiv 2004.13263"
+_SHARES = tuple({"directions": share} for share in ("knee", 0.2, 0.35, 0.5, 0.65))
+_KNEE = ({"directions": "knee"},)
+
+
+def _attack(name: str, title: str, run, knows: set[str], grid=_SHARES, quick=_KNEE, source: str = _MOMENTS) -> Attack:
+    return Attack(name, 2, title, "images", run, frozenset(knows), tuple(grid), tuple(quick), source)
+
+
+ATTACKS = (
+    _attack(
+        "tile_average", "mean patch of the image taken away", tile_average, {"public"},
+        [{"variant": variant} for variant in ("constant", "patch", "seams")], [{"variant": "seams"}],
+        "differences of patches under one tile are those of the image",
+    ),
+    _attack("single_image", "covariance of one image", single_image, {"public"}),
+    _attack(
+        "principal_components", "principal components of releases", principal_components, {"releases"},
+        quick=[{"directions": "knee"}, {"directions": 0.5}],
+    ),
+    _attack(
+        "gevd_projection", "subspace from releases against photographs, removed", gevd_projection, {"releases", "public"},
+        quick=[{"directions": "knee"}, {"directions": 0.5}],
+    ),
+    _attack("gevd_inpainting", "subspace from releases against photographs, inpainted", gevd_inpainting, {"releases", "public"}),
+    _attack(
+        "blind_wiener", "Wiener filter, noise estimated from releases", blind_wiener, {"releases", "public"},
+        [{"directions": share, "strength": strength} for share in ("knee", 1.0) for strength in (1.0, 3.0, 10.0)],
+        [{"directions": 1.0, "strength": 1.0}, {"directions": "knee", "strength": 3.0}],
+    ),
+    _attack("repeated_release", "pictures released twice", repeated_release, {"releases", "again", "public"}),
+)  # fmt: skip

@@ -1,0 +1,68 @@
+"""How an attack grows with what the attacker gets: NEs released, known pairs, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ne_jax.attacks.attack import Attack, Knowledge, restricted
+from ne_jax.attacks.registry import BY_NAME
+from ne_jax.attacks.suite import Pool, Target, measured, psnr, read
+from ne_jax.errors import UserError
+from ne_jax.evaluate import interval
+
+# What is counted -> the attacks whose growth is shown.
+COUNTED = {
+    "NEs released": ("principal_components", "gevd_inpainting"),
+    "known pairs": ("difference_subspace", "ridge_decoder"),
+    "labelled NEs": ("linear_adapter",),
+}
+_COUNTED_FIELDS = ("releases", "again", "originals", "labels")
+
+
+def counts(most: int) -> list[int]:
+    """1, 4, 16, ... and `most`."""
+    return sorted({*(4**power for power in range(10) if 4**power < most), most})
+
+
+def curves(knowledge: Knowledge, reported: Pool, targets: Sequence[Target], authorized: str) -> list[dict[str, Any]]:
+    """A row for each attack of COUNTED, count and reader; attacks that have no meaning here are left out. Attacks on readers are shown
+    for the first reader that is not the authorized model."""
+    rows = []
+    others = [each for each in targets if each.reader.name != authorized]
+    for counted, names in COUNTED.items():
+        for attack in (BY_NAME[name] for name in names):
+            if any(getattr(knowledge, name) is None for name in attack.knows):
+                continue
+            for count in counts(len(knowledge.releases)):
+                try:
+                    found = _point(attack, _first(knowledge, count), reported, others)
+                except UserError:  # too few for this attack, or no meaning here
+                    continue
+                rows += [
+                    {"attack": attack.name, "tier": attack.tier, "of": counted, "count": count, **row} for row in found
+                ]
+    return rows
+
+
+def _first(knowledge: Knowledge, count: int) -> Knowledge:
+    kept = {name: getattr(knowledge, name) for name in _COUNTED_FIELDS}
+    return knowledge._replace(**{name: None if value is None else value[:count] for name, value in kept.items()})
+
+
+def _point(attack: Attack, knowledge: Knowledge, reported: Pool, others: Sequence[Target]) -> list[dict[str, Any]]:
+    allowed, parameters = restricted(knowledge, attack), attack.quick[0]
+    if attack.kind == "images":
+        images = np.asarray(attack.run(reported.stored, allowed, **parameters), np.float32)
+        seen = [(each, read(each.reader, images), psnr(images, reported.clean)) for each in others]
+    else:
+        changed = attack.run(others[0].reader, allowed, **parameters) if others else None
+        seen = [(others[0], read(changed, reported.stored), None)] if others else []
+    rows = []
+    for each, answers, rebuilt in seen:
+        metric, values = measured(answers, each.clean, reported.labels if each.labelled else None)
+        row = {"reader": each.reader.name, "metric": metric, "value": float(values.mean()), "n": len(values)}
+        rows.append(row | {"ci95": [float(end) for end in interval(values)], "reconstruction_db": rebuilt})
+    return rows

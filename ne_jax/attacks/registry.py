@@ -1,0 +1,12 @@
+"""All attacks, by tier. Another one: a pure function, an `Attack` in its module's tuple, a test of what it promises."""
+
+from __future__ import annotations
+
+from ne_jax.attacks import blind, denoising, inside, known_layer, networks, pairs, processing, training
+from ne_jax.attacks.attack import Attack
+
+_MODULES = (processing, denoising, blind, pairs, known_layer, networks, inside, training)
+ATTACKS: tuple[Attack, ...] = tuple(
+    sorted((one for module in _MODULES for one in module.ATTACKS), key=lambda a: a.tier)
+)
+BY_NAME: dict[str, Attack] = {attack.name: attack for attack in ATTACKS}

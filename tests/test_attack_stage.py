@@ -1,0 +1,144 @@
+"""Stage attack: every attack on a release, records that keep to their schema, and the report's words about them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ne_jax import analyse, check, encode, evaluate, inspection, report, threats
+from ne_jax.attacks import records, stage
+from ne_jax.attacks.attack import Attack, Knowledge, restricted
+from ne_jax.attacks.registry import ATTACKS, BY_NAME
+from ne_jax.attacks.suite import Tried, best
+from ne_jax.errors import UserError
+from tests.jobs import opened
+
+LEAVES = {
+    "data.limit": 24, "batch_size": 12, "readers": ("vit_a", "resnet_a", "vit_b"), "release.formats": ("png8",),
+    "evaluate.curve_psnr_db": (), "recode.replace": True,
+}  # fmt: skip
+
+
+def test_there_are_attacks_of_every_tier():
+    """At least 25, each under a name of its own, with something to run in the quick suite, and told where it comes from."""
+    assert len(ATTACKS) >= 25 and len(BY_NAME) == len(ATTACKS)
+    assert {attack.tier for attack in ATTACKS} == {1, 2, 3, 4, 5}
+    for attack in ATTACKS:
+        assert attack.quick and attack.grid and attack.source and attack.title
+        assert attack.knows <= set(Knowledge._fields) - {"seed", "patch"}
+
+
+def test_an_attack_gets_no_more_than_it_may_know():
+    """Everything else is None, so that a tier cannot cheat."""
+    full = Knowledge(3, (4, 4, 1), *range(9))
+    attack = Attack("one", 2, "One", "images", None, frozenset({"public"}), (), (), "")
+    assert restricted(full, attack) == Knowledge(seed=3, patch=(4, 4, 1), public=0)
+
+
+def test_parameters_are_chosen_on_the_attackers_own_images():
+    """Not by what is reported."""
+    tried = [
+        Tried({"a": number}, "accuracy", np.array(own), np.array(reported), np.zeros(2), None, None)
+        for number, own, reported in ((1, [0, 1], [1, 1]), (2, [1, 1], [0, 0]))
+    ]
+    assert best(tried).parameters == {"a": 2}
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """Every stage on 24 images, all attacks of the quick suite."""
+    folder = tmp_path_factory.mktemp("attacks")
+    with opened(folder, "run", **LEAVES) as job:
+        inspection.run(job)
+        encode.run(job)
+        check.run(job)
+        evaluate.run(job)
+        found = stage.run(job)
+        analyse.run(job, images=24, bases=2, draws=4, depths=2, jacobian_images=1, directions=2)
+        report.run(job)
+        yield job, found
+
+
+def test_every_attack_runs_or_says_why_not(attacked):
+    """No attack is lost: each has a record for every reader it was tried on, or a reason."""
+    job, found = attacked
+    left = json.loads((job.workdir / stage.NOT_RUN).read_text())
+    assert {row["attack"] for row in found} | {row["attack"] for row in left} == set(BY_NAME)
+    ran = {row["attack"]: 0 for row in found}
+    assert len(ran) >= 25 and {row["tier"] for row in found} == {1, 2, 3, 4, 5}
+    for row in found:
+        ran[row["attack"]] += 1
+    for name, count in ran.items():
+        assert count == (3 if BY_NAME[name].kind == "images" else 1)
+    assert all(row["why"] for row in left)
+
+
+def test_records_keep_to_the_schema(attacked):
+    """As read back from the file; a record is refused for a missing or surplus field, a wrong type or an impossible value."""
+    job, found = attacked
+    assert records.read(job.workdir / stage.RESULTS) == found
+    good = found[0]
+    wrong = {"tier": 9, "value": float("nan"), "n": 0, "metric": "luck", "parameters": [], "ci95": [2.0, 3.0]}
+    for name, value in wrong.items():
+        with pytest.raises(UserError, match="line 7"):
+            records.checked(good | {name: value}, "line 7")
+    with pytest.raises(UserError, match="extra is no field"):
+        records.checked(good | {"extra": 1}, "line 7")
+    with pytest.raises(UserError, match="attack is missing"):
+        records.checked({name: value for name, value in good.items() if name != "attack"}, "line 7")
+
+
+def test_the_white_box_attack_gives_the_release_back(attacked):
+    """vit_a's null space is known to whoever has its weights: projection and inpainting return what other readers lost."""
+    _, found = attacked
+    row = next(row for row in found if (row["attack"], row["reader"]) == ("inpainting", "resnet_a"))
+    assert row["value"] >= row["value_clean"] - 0.2 > row["value_ne"]
+
+
+def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
+    """After a kill only what is missing is run; the files are the same."""
+    job, found = attacked
+    monkeypatch.setattr(stage, "_attacked", None)
+    assert stage.run(job) == found
+
+
+def test_a_stronger_attack_by_others_overrides(attacked, tmp_path):
+    """A line in attack.external with a higher value takes the place of ours, and stands in the headline under its author's name."""
+    job, found = attacked
+    ours = next(row for row in found if (row["tier"], row["reader"]) == (2, "resnet_a"))
+    theirs = ours | {"value": 0.999, "value_ne": 0.0, "ci95": [0.9, 1.0], "by": "A. Reader", "attack": "their_denoiser"}
+    path = tmp_path / "theirs.jsonl"
+    path.write_text(json.dumps(theirs) + "\n")
+    joined = [*found, *records.read(path)]
+    assert "99.9% (resnet_a, their_denoiser)" in threats.headline(joined, "png8")
+    text = threats.section(joined, [], [], False)
+    assert "(by A. Reader)" in text
+    weaker = ours | {"value": ours["value"], "by": "B. Reader"}
+    assert records.strongest([ours, weaker])["png8", "resnet_a", ours["attack"]]["by"] == "ne_jax"
+
+
+def test_the_report_names_the_worst_row(attacked):
+    """Headline, threat table with one bold row, robustness of the authorized model, growth and analyses are all in one page."""
+    job, found = attacked
+    page = (job.workdir / "report.html").read_text()
+    for part in (
+        "best blind attack",
+        "white-box",
+        "with labels",
+        "its clean images so processed",
+        "What each number of NEs",
+    ):
+        assert part in page
+    assert 'src="figures' not in page and page.count("data:image/png") >= 8
+    most = threats.worst(found, "png8", (1, 3, 4, 5))
+    bold = [line for line in (job.workdir / "report.md").read_text().splitlines() if line.startswith("| **")]
+    assert any(f"**{threats.title(most['attack'])}" in line and f"{most['value']:.1%}" in line for line in bold)
+    assert f"{most['value']:.1%} ({most['reader']}" in threats.headline(found, "png8")
+
+
+def test_order_counts_cells():
+    """A cell holds where tier 4 >= tier 3 >= tier 2 at their best."""
+    row = {"authorized": "a", "reader": "b", "release_format": "png8", "metric": "accuracy", "reconstruction_db": None}
+    rising = [row | {"tier": tier, "value": value} for tier, value in ((2, 0.1), (3, 0.2), (4, 0.3))]
+    assert threats.order(rising) == (1, 1)
+    assert threats.order([*rising, row | {"tier": 2, "value": 0.25}]) == (0, 1)
