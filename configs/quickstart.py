@@ -2,7 +2,7 @@
 
     python -m ne_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --stage=all
 
-Time: at most 2 minutes on 2 CPU cores. Expect: the figures of configs/fashion_mnist.py within their intervals.
+Time: about 2 minutes on 2 CPU cores, and then as many for the attacks on each of the two releases. Expect: the figures of configs/fashion_mnist.py within their intervals.
 """
 
 from ne_jax.config import default
@@ -17,4 +17,7 @@ def get_config():
     config.recode.replace = True  # vit_a's subspace holds most of an image's energy: left in, it could be read
     config.evaluate.curve_psnr_db = (0.0, 10.0, 15.0, 20.0)
     config.evaluate.curve_images = 250
+    config.attack.own_images = 16
+    config.attack.releases = 64
+    config.attack.public = 64
     return config

@@ -167,7 +167,7 @@ def _pairs(found: dict) -> str:
 Gain: energy of noise in the subspace over that of isotropic noise of the same norm, through the reader's own resize and crop and its first
 layer ({draws} noise images each, bootstrap); 1 is no help from the subspace. Exact: (tr M / k) / (tr G / d), of images that wrap around
 where windows overlap. Exposure: share of the noise among the reader's sensitive directions. Every model's subspace is chosen by the rule
-{found["rule"]}.
+{found["rule"]}, of a patch or, where windows overlap, of an image.
 {without}
 
 {table(head, rows)}"""

@@ -122,6 +122,6 @@ def growth(path: pathlib.Path, rows: Sequence[dict]) -> None:
                     linewidth=1.4, label=f"{attack}, {name}, {reader}",
                 )  # fmt: skip
             axis.set(xscale="log", xlabel=kind, ylim=(0, 1), title=f"n = {found[0]['n']}")
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, loc="upper left")
         axes[0, 0].set_ylabel(rows[0]["metric"])
         _save(figure, path)

@@ -1,8 +1,8 @@
 """The main job: python -m ne_jax.main --config=configs/quickstart.py --workdir=DIR --stage=all
 
 Stages, each reading what the former wrote: inspect (spectrum; what a release would cost and stop), encode (write the releases),
-check (certificates), evaluate (who can read them), attack (who can read them then), analyse (spectra of all models), report (report.md,
-report.html), all.
+check (certificates), evaluate (who can read them), attack (who can read them then), report (report.md, report.html), all; and
+analyse (spectra of all models, and why it works; before report, which then shows it).
 Any leaf of the config can be set: --config.recode.psnr_db=3
 Several processes can encode together: --distributed in each (scripts/launch_local.sh).
 
@@ -28,11 +28,11 @@ from ne_jax.job import Job, load_named, open_job
 from ne_jax.manifest import read_manifest
 from ne_jax.models.registry import SAMPLES
 
-STAGES = ("inspect", "encode", "check", "evaluate", "attack", "analyse", "report")
+STAGES = ("inspect", "encode", "check", "evaluate", "attack", "report")  # of "all"
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that this run makes")
-_STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "verify"), "what to do")
+_STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "analyse", "verify"), "what to do")
 _RELEASE = flags.DEFINE_string("release", None, "verify: folder of the release")
 _PRIVATE = flags.DEFINE_string(
     "private", None, "verify: the owner's WORKDIR/private, for every certificate and prediction"

@@ -7,11 +7,12 @@ spectrum  the SVD of a patch embedding and the polyphase spectrum of a 7 x 7 ste
 encode    a folder of 500 x 375 JPEGs to a float32 and to a png8 release for DINOv2 ViT-S/14, against the same pipeline that writes
           the same pixels without recoding
 memory    peak memory of encoding 1,000 and 20,000 images, in fresh processes
+guided    20 guided steps on a photograph of 224 x 224 against 20 gradients of the surrogate, and with JPEG in the loop
 verify    a release of 10,000 PNG files: false alarms, and how many of ten damaged files are found
 load      ViT-B/16 from a safetensors file, against reading it with safetensors and copying every tensor to the device
 
 Prints median, least and largest of the pairs; --out writes JSON too. torch is needed for core and stem, the packages of
-requirements-zoo.txt for encode and memory.
+requirements-zoo.txt for encode, memory and guided.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pathlib
 
 import benchmark_core
 import benchmark_encode
+import benchmark_guided
 import benchmark_load
 import benchmark_verify
 from absl import app, flags
@@ -33,6 +35,7 @@ CASES = {
     "spectrum": benchmark_core.spectra,
     "encode": benchmark_encode.encode,
     "memory": benchmark_encode.memory,
+    "guided": benchmark_guided.guided,
     "verify": benchmark_verify.damage,
     "load": benchmark_load.load,
 }

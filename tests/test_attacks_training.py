@@ -56,6 +56,15 @@ def test_fine_tuning_learns_to_read_the_release(release, knowledge):
     assert not np.array_equal(tuned.first_layer.kernel, reader.first_layer.kernel)
 
 
+def test_the_head_alone_is_tuned(release, knowledge):
+    """Every weight but the head's stays to the bit."""
+    reader = load_model("vit_b")
+    tuned = fine_tune(reader, knowledge, steps=2, weights="head")
+    pairs = zip(nnx.to_flat_state(reader.state), nnx.to_flat_state(tuned.state), strict=True)
+    for (path, old), (_, new) in pairs:
+        assert np.array_equal(old[...], new[...]) == (path[0] != "head")
+
+
 def test_a_share_is_a_share(knowledge):
     """1 % of 200 labels are two, the same two each time, and of fewer than that one is taken."""
     reader = load_model("resnet_a")

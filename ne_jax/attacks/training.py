@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -95,17 +95,21 @@ def fine_tune(
     rate: float = 1e-4,
     batch: int = 8,
     refresh: bool = False,
+    weights: Literal["all", "head"] = "all",
 ) -> Model:
-    """The reader after `steps` steps of Adam on all its weights, on a `share` of the labelled releases, without augmentation.
+    """The reader after `steps` steps of Adam on all its weights, or its head's, on a `share` of the labelled releases, without
+    augmentation.
 
     refresh: first re-estimate BatchNorm's statistics, if the reader has such; they stay as they are in training.
+    The head takes a third of the time, and a fraction of the time to compile: on a CPU half a minute for EfficientNet-Lite0.
     Raises UserError without labels, for a reader without a head and for one that is no Flax network.
     """
     images, labels = labelled(_flax(reader), knowledge, share)
     if refresh and _statistics(reader.state):
         reader = batch_statistics(reader, knowledge)
     pixels, layer = adapt(images, reader.preprocess), reader.first_layer
-    params, rest = nnx.split_state(reader.state, nnx.Param, ...)
+    chosen = nnx.Param if weights == "all" else nnx.All(nnx.Param, nnx.PathContains("head"))
+    params, rest = nnx.split_state(reader.state, chosen, ...)
     fixed, batches = (rest, layer.mean, layer.std), _draws(knowledge.seed, pixels, labels, batch)
     params = descend(_network_loss, reader.graphdef, params, fixed, batches, steps, rate)
     return _with_state(reader, nnx.merge_state(params, rest))
@@ -221,9 +225,9 @@ _LABELLED = frozenset({"releases", "labels"})
 
 
 def _fine_tuned(name: str, title: str, share: float) -> Attack:
-    rates = ({"rate": 1e-5}, {"rate": 1e-4}, {"rate": 1e-3, "refresh": True})
-    grid = tuple({"share": share, "steps": 300, "batch": 16, **extra} for extra in rates)
-    quick = ({"share": share, "steps": 12},)
+    choices = ({"rate": 1e-5}, {"rate": 1e-4}, {"rate": 1e-3, "refresh": True}, {"rate": 1e-3, "weights": "head"})
+    grid = tuple({"share": share, "steps": 300, "batch": 16, **choice} for choice in choices)
+    quick = ({"share": share, "steps": 8, "rate": 1e-3, "weights": "head"},)
     source = "fine-tuning on labelled releases, as NTLBench tries on models"
     return Attack(name, 5, title, "reader", fine_tune, _LABELLED, grid, quick, source)
 
@@ -234,7 +238,7 @@ ATTACKS = (
     _fine_tuned("fine_tune_100", "Fine-tuned on all labels", 1.0),
     Attack(
         "linear_adapter", 5, "Linear patch adapter", "reader", linear_adapter, _LABELLED,
-        tuple({"steps": 300, "rate": rate, "batch": 16} for rate in (1e-4, 1e-3, 1e-2)), ({"steps": 12},),
+        tuple({"steps": 300, "rate": rate, "batch": 16} for rate in (1e-4, 1e-3, 1e-2)), ({"steps": 6},),
         "one linear layer of patches before a frozen reader, as in stitching (Bansal et al. 2021, arXiv 2106.07682)",
     ),
     Attack(
@@ -244,7 +248,7 @@ ATTACKS = (
     ),
     Attack(
         "from_scratch", 5, "Trained from scratch", "reader", from_scratch, _LABELLED,
-        tuple({"steps": 3000, "width": width} for width in (64, 128)), ({"steps": 60},),
+        tuple({"steps": 3000, "width": width} for width in (64, 128)), ({"steps": 40},),
         "an unauthorized trainer who has only the release and its labels",
     ),
 )  # fmt: skip
