@@ -89,6 +89,7 @@ def _measuring(config: ConfigDict) -> None:
 
     config.attack = ConfigDict()
     config.attack.suite = "quick"  # or "full": more parameters, every reader trained for itself; or "none"
+    config.attack.only = ()  # names of attacks, as in attacks.jsonl; empty: all
     config.attack.images = 64  # that are attacked and reported, the first of the release
     config.attack.own_images = 32  # that the attacker chooses parameters on
     config.attack.releases = (

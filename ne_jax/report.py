@@ -35,7 +35,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
 h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; } th, td:nth-child(2) { white-space: normal; }
+td { font-variant-numeric: tabular-nums; } th, td:nth-child(2) { white-space: normal; } td:nth-child(2) { min-width: 13rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; }
 @media print { body { max-width: none; } }

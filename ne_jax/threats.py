@@ -97,9 +97,8 @@ against the clean images (medians, dB). **Bold: the worst row of the release**, 
     parts.append(order_text(best))
     if curve:
         alt = "Value of each reader against the number of NEs, pairs or labels that an attacker has"
-        parts.append(
-            f"![{alt}](figures/attack_curves.png)\n\nWhat each number of NEs, pairs or labels gives back, with the quick suite's parameters. Bars: 95 % intervals.\n"
-        )
+        parts.append(f"![{alt}](figures/attack_curves.png)\n")
+        parts.append("What each number of NEs, pairs or labels gives back, by the quick suite. Bars: 95 % intervals.\n")
     if not_run:
         lines = sorted({f"- {row['release_format']}, {title(row['attack'])}: {row['why']}" for row in not_run})
         parts.append("Not run, and why:\n\n" + "\n".join(lines) + "\n")
@@ -118,7 +117,7 @@ def _threats(rows: list[Record], release_format: str) -> str:
     shown.sort(key=lambda row: (row["tier"], -_gain(row)))
     most = max((_gain(row) for row in shown), default=None)
     cells = [[f"**{cell}**" if _gain(row) == most else cell for cell in _cells(row)] for row in shown]
-    strength = "" if rows[0]["psnr_db"] is None else f" at {rows[0]['psnr_db']:.1f} dB"
+    strength = "" if rows[0]["psnr_db"] is None else f" at {round(rows[0]['psnr_db'], 1) + 0.0:.1f} dB"
     n = shown[0]["n"] if shown else 0
     return f"**{release_format}**{strength}, n = {n}, {len(by_attack)} attacks:\n\n" + table(head, cells)
 

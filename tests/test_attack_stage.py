@@ -102,6 +102,17 @@ def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
     assert stage.run(job) == found
 
 
+def test_some_attacks_alone(attacked):
+    """attack.only names them; a name that is none is told in a line."""
+    job, _ = attacked
+    config = job.config.copy_and_resolve_references()
+    config.attack.only = ("jpeg", "flip")
+    assert [attack.name for attack in stage._wanted(job._replace(config=config))] == ["jpeg", "flip"]
+    config.attack.only = ("sharpen",)
+    with pytest.raises(UserError, match="attack.only names sharpen"):
+        stage._wanted(job._replace(config=config))
+
+
 def test_a_stronger_attack_by_others_overrides(attacked, tmp_path):
     """A line in attack.external with a higher value takes the place of ours, and stands in the headline under its author's name."""
     job, found = attacked

@@ -72,16 +72,26 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
         "psnr_db": psnr(scene.reported.stored, scene.reported.clean),
     }
     found: dict[str, list] = {kind: [] for kind in _KINDS}
-    with tqdm(ATTACKS, desc=f"attack {release_format}", unit="attack") as bar:
+    with tqdm(_wanted(job), desc=f"attack {release_format}", unit="attack") as bar:
         for attack in bar:
             bar.set_postfix_str(attack.name)
             make = functools.partial(_attacked, job, attack, scene, targets, head)
             part = _kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), make)
             for kind, lines in part.items():
                 found[kind] += lines
+    if job.config.attack.only:
+        return found
     make = functools.partial(curves, scene.knowledge, scene.reported, targets, job.authorized.name)
     found["growth"] = [head | line for line in _kept(job, release_format, "curves", settings, make)]
     return found
+
+
+def _wanted(job: Job) -> list[Attack]:
+    only = job.config.attack.only
+    unknown = sorted(set(only) - {attack.name for attack in ATTACKS})
+    if unknown:
+        raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")
+    return [attack for attack in ATTACKS if not only or attack.name in only]
 
 
 def _scene(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
