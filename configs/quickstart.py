@@ -2,7 +2,8 @@
 
     python -m ne_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --stage=all
 
-Time: about 2 minutes on 2 CPU cores, and then as many for the attacks on each of the two releases. Expect: the figures of configs/fashion_mnist.py within their intervals.
+Time: about 2 minutes on 2 CPU cores, and then as many for the attacks on each of the two releases. Expect: the figures of
+configs/fashion_mnist.py within their intervals.
 """
 
 from ne_jax.config import default
