@@ -2,6 +2,9 @@
 
 bash scripts/install.sh requirements.txt requirements-zoo.txt
 python -m ne_jax.main --config=configs/photos_deep.py --workdir=runs/photos_deep --stage=all
+
+Time: half an hour to encode on 2 CPU cores. Expect (n = 204): 203 crops within the budget, all their predictions kept, 1 reported and left
+out; Lite1 agrees on 0 % [0, 1.9]; DINOv2's class token at .831 [.808, .855], under Gaussian noise of that strength at .932.
 """
 
 from configs import photos
