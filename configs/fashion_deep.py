@@ -23,6 +23,7 @@ def get_config():
     config.recode.surrogates = ("vit_a", "vit_b")
     config.recode.psnr_db = 16.05
     config.recode.steps = 30
+    config.recode.restore = 32
     config.recode.replace = False
     config.evaluate.curve_psnr_db = ()
     config.evaluate.baseline_images = 64

@@ -98,7 +98,12 @@ def test_the_white_box_attack_gives_the_release_back(attacked):
 def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
     """After a kill only what is missing is run; the files are the same."""
     job, found = attacked
-    monkeypatch.setattr(stage, "_attacked", None)
+
+    def run_again(*_):
+        raise AssertionError("an attack was run again")
+
+    monkeypatch.setattr(stage, "_attacked", run_again)
+    monkeypatch.setattr(stage, "curves", run_again)
     assert stage.run(job) == found
 
 

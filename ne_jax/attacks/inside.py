@@ -220,7 +220,7 @@ ATTACKS = (
     ),
     Attack(
         "inversion", 4, "Feature inversion", "images", inversion, frozenset({"model"}),
-        (*({"steps": 300, "rate": 0.1, "smoothness": weight} for weight in (0.03, 0.1, 0.3, 1.0)), *_DEEP), ({"steps": 60},),
+        (*({"steps": 300, "rate": 0.1, "smoothness": weight} for weight in (0.03, 0.1, 0.3, 1.0)), *_DEEP), ({"steps": 30, "rate": 0.07},),
         "Mahendran and Vedaldi 2015, arXiv 1412.0035",
     ),
 )  # fmt: skip
