@@ -9,8 +9,9 @@ from ne_jax import analyse, check, encode, evaluate, inspection, report, threats
 from ne_jax.attacks import records, stage
 from ne_jax.attacks.attack import Attack, Knowledge, restricted
 from ne_jax.attacks.registry import ATTACKS, BY_NAME
-from ne_jax.attacks.suite import Tried, best
+from ne_jax.attacks.suite import Pool, Tried, attack_images, best, target
 from ne_jax.errors import UserError
+from ne_jax.models.loading import load_model
 from tests.jobs import opened
 
 LEAVES = {
@@ -42,6 +43,25 @@ def test_parameters_are_chosen_on_the_attackers_own_images():
         for number, own, reported in ((1, [0, 1], [1, 1]), (2, [1, 1], [0, 0]))
     ]
     assert best(tried).parameters == {"a": 2}
+
+
+def test_nothing_is_learned_from_clean_images_of_the_attacked():
+    """Some attacks learn from the images under attack too: no clean image may be among them, not even for the control."""
+    generator, calls = np.random.default_rng(0), []
+    pools = [Pool(*generator.random((2, 4, 112, 112, 1), np.float32), None) for _ in range(2)]
+
+    def run(stored, knowledge):
+        calls.append(stored)
+        return stored
+
+    attack = Attack("one", 2, "One", "images", run, frozenset(), ({},), ({},), "")
+    each = target(load_model("vit_a"), False, *pools)
+    tried, _ = attack_images(attack, Knowledge(), pools[1], pools[0], [each], quick=True)
+    np.testing.assert_array_equal(calls[0], np.concatenate([pools[1].stored, pools[0].stored]))
+    np.testing.assert_array_equal(calls[1], pools[0].clean)
+    (one,) = tried["vit_a"]
+    assert one.metric == "agreement" and one.control.all() and one.own is None
+    np.testing.assert_array_equal(one.reported, each.plain.said == each.clean.said)
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def run(job: Job) -> list[dict[str, Any]]:
 
 def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> dict[str, list]:
     scene, settings = _scene(job, release_format, readers), job.config.attack.to_dict()
-    targets = [target(reader, has_labels(job, reader), scene.reported) for reader in readers]
+    targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
     head = {
         "authorized": job.authorized.name,
         "release_format": release_format,

@@ -27,12 +27,14 @@ class Pool(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A reader, and what it makes of clean images and of the files as they are. labelled: whether the labels are its classes."""
+    """A reader, and what it makes of the reported images, clean and as they are stored, and of the attacker's own, clean. labelled:
+    whether the labels are its classes."""
 
     reader: Model
     labelled: bool
     clean: Answers
     plain: Answers
+    own: Answers
 
 
 class Tried(NamedTuple):
@@ -58,9 +60,11 @@ def read(model: Model, images: Float[np.ndarray, "n height width channels"]) -> 
     return Answers(said, np.concatenate([part.features for part in parts])).first(len(images))
 
 
-def target(reader: Model, labelled: bool, pool: Pool) -> Target:
-    """The reader with its answers on the pool."""
-    return Target(reader, labelled, read(reader, pool.clean), read(reader, pool.stored))
+def target(reader: Model, labelled: bool, reported: Pool, own: Pool) -> Target:
+    """The reader with its answers on both pools."""
+    return Target(
+        reader, labelled, read(reader, reported.clean), read(reader, reported.stored), read(reader, own.clean)
+    )
 
 
 def measured(answers: Answers, clean: Answers, labels) -> tuple[str, Shaped[np.ndarray, " n"]]:
@@ -69,6 +73,13 @@ def measured(answers: Answers, clean: Answers, labels) -> tuple[str, Shaped[np.n
     if answers.said is None:
         return "feature_cosine", cosine(answers.features, clean.features)
     return ("agreement", answers.said == clean.said) if labels is None else ("accuracy", answers.said == labels)
+
+
+def reads(
+    each: Target, model: Model, images: Images, pool: Pool, clean: Answers
+) -> tuple[str, Shaped[np.ndarray, " n"]]:
+    """`measured` of what a model, the target's reader or what an attack made of it, says of images of a pool."""
+    return measured(read(model, images), clean, pool.labels if each.labelled else None)
 
 
 def psnr(images: Images, clean: Images) -> float | None:
@@ -85,27 +96,24 @@ def attack_images(
 ) -> tuple[dict[str, list[Tried]], float]:
     """Reader -> what came of every set of parameters; and the seconds that the attack itself took.
 
-    Images are attacked one by one: what an attack learns, it learns of `knowledge`. Raises UserError where it has no meaning.
+    What an attack learns beside `knowledge` it may learn from the images under attack; so clean images, its control, are attacked apart.
+    Raises UserError where it has no meaning.
     """
     tried: dict[str, list[Tried]] = {each.reader.name: [] for each in targets}
     choices, seconds = (attack.quick if quick else attack.grid), 0.0
-    allowed = restricted(knowledge, attack)
-    joint = np.concatenate([own.stored, reported.stored, reported.clean])
-    first, second = len(own.stored), len(own.stored) + len(reported.stored)
+    allowed, first = restricted(knowledge, attack), len(own.stored)
+    joint = np.concatenate([own.stored, reported.stored])
     for parameters in choices:
         start = time.perf_counter()
         images = np.asarray(attack.run(joint, allowed, **parameters), np.float32)
         seconds += time.perf_counter() - start
-        damage, rebuilt = psnr(images[second:], reported.clean), psnr(images[first:second], reported.clean)
+        unharmed = np.asarray(attack.run(reported.clean, allowed, **parameters), np.float32)
+        damage, rebuilt = psnr(unharmed, reported.clean), psnr(images[first:], reported.clean)
+        shown = None if rebuilt is None else _bytes(images[first : first + PICTURES])
         for each in targets:
-            labels = reported.labels if each.labelled else None
-            metric, values = measured(read(each.reader, images[first:second]), each.clean, labels)
-            control = measured(read(each.reader, images[second:]), each.clean, labels)[1]
-            chosen = None
-            if len(choices) > 1:
-                before = read(each.reader, own.clean)
-                chosen = measured(read(each.reader, images[:first]), before, own.labels if each.labelled else None)[1]
-            shown = None if rebuilt is None else _bytes(images[first : first + PICTURES])
+            metric, values = reads(each, each.reader, images[first:], reported, each.clean)
+            control = reads(each, each.reader, unharmed, reported, each.clean)[1]
+            chosen = reads(each, each.reader, images[:first], own, each.own)[1] if len(choices) > 1 else None
             tried[each.reader.name].append(Tried(parameters, metric, chosen, values, control, damage, rebuilt, shown))
     return tried, seconds
 
@@ -124,13 +132,9 @@ def attack_reader(
         start = time.perf_counter()
         changed = attack.run(each.reader, allowed, **parameters)
         seconds += time.perf_counter() - start
-        labels = reported.labels if each.labelled else None
-        metric, values = measured(read(changed, reported.stored), each.clean, labels)
-        control = measured(read(changed, reported.clean), each.clean, labels)[1]
-        chosen = None
-        if len(choices) > 1:
-            before = read(each.reader, own.clean)
-            chosen = measured(read(changed, own.stored), before, own.labels if each.labelled else None)[1]
+        metric, values = reads(each, changed, reported.stored, reported, each.clean)
+        control = reads(each, changed, reported.clean, reported, each.clean)[1]
+        chosen = reads(each, changed, own.stored, own, each.own)[1] if len(choices) > 1 else None
         tried.append(Tried(parameters, metric, chosen, values, control, None, None))
     return tried, seconds
 
