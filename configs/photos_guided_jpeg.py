@@ -11,4 +11,5 @@ def get_config():
     """350 of 588 directions at 24 dB; every step also brings down what DINOv2's first layer sees after JPEG."""
     config = photos_guided.get_config()
     config.recode.jpeg_quality = 75
+    config.recode.steps = 36
     return config

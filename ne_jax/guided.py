@@ -30,7 +30,8 @@ _STEP = 0.3  # length of a step, of the norm that the PSNR allows
 _START = 0.5  # norm of the noise that later attempts start from
 _THROUGH_JPEG = 0.5  # share of looks through JPEG
 _KEPT_STEP, _KEPT_MOMENTUM = 0.2, 0.5  # of steps that keep what the first layer sees after JPEG
-_LAST_STEP, _LAST = 0.05, 20  # of those after the readers' last gradient
+_KEPT = 2  # of these after each gradient of the readers
+_LAST_STEP, _LAST = 0.05, 30  # of those after the readers' last gradient
 
 
 @functools.partial(
@@ -99,7 +100,7 @@ def _ascended(guide: Guide, task: _Task, key: PRNGKeyArray, start: Image) -> Ima
         momentum = _MOMENTUM * momentum + gradient / jnp.maximum(jnp.mean(jnp.abs(gradient)), 1e-30)
         ascent = jnp.sign(momentum) if guide.space is None else guide.space.project(momentum)
         delta = _allowed(guide, task, delta - _STEP * task.target * unit(ascent))
-        if guide.jpeg_quality:
+        for _ in range(_KEPT if guide.jpeg_quality else 0):
             _, delta, kept = _kept(guide, task, delta, kept, _KEPT_STEP)
         return (delta, momentum, kept), None
 

@@ -8,6 +8,7 @@ import pytest
 
 import ne_jax
 from ne_jax.attacks import blind
+from ne_jax.attacks.attack import Knowledge
 from ne_jax.attacks.covariance import leading
 from ne_jax.paper import low_directions, paper_recode
 from tests.releases import (
@@ -109,6 +110,23 @@ def test_tile_average_undoes_a_tile(make_layer, tiles):
         assert _but_for_a_patch(images) > 100 and decibels(images) > decibels(tiles) + 3
         reached[variant] = _but_for_colour(images)
     assert reached["seams"] > reached["patch"] + 2 and reached["seams"] > 40
+
+
+def test_a_sure_background_gives_the_tile_away():
+    """Where all pictures are black in one place, "places" reads the tile there, exactly, also from pictures whose mean patch says
+    nothing; a picture that is bright there is no worse than by another place."""
+    generator = np.random.default_rng(5)
+    images = generator.random((9, 16, 16, 1), np.float32)
+    images[:, :4, :4], images[:, 12:, 12:] = 0, 0
+    tile = np.tile(generator.standard_normal((3, 4, 4, 1)).astype(np.float32), (1, 4, 4, 1))
+    stored = images[:3] + tile
+    knowledge = Knowledge(patch=(4, 4, 1), public=images[3:])
+    exact, rough = (run(ATTACKS["tile_average"], stored, knowledge, variant=kind) for kind in ("places", "patch"))
+    error = [np.abs(made - images[:3]).max() for made in (exact, rough)]
+    assert error[0] < 0.02 and error[1] > 8 * error[0]
+    stored[:, 12:, 12:] += 0.8
+    bright = run(ATTACKS["tile_average"], stored, knowledge, variant="places")
+    assert np.abs(bright - images[:3])[:, :12, :12].max() < 0.02
 
 
 def test_tile_average_does_nothing_to_fresh_noise(make_layer):
