@@ -31,6 +31,7 @@ from ne_jax.attacks.covariance import (
 from ne_jax.errors import UserError
 
 Directions = float | str
+_REWEIGHTED = 20  # times that a tile is estimated, each from weights that the last one gave
 _FIRST = 16  # leading eigenvalues that PCA leaves out of its search for a knee: those of photographs fall steeply there
 
 
@@ -66,11 +67,11 @@ def tile_average(
 def _by_place(
     patches: Float[np.ndarray, "n patches d"], public: Float[np.ndarray, "m patches d"]
 ) -> Float[np.ndarray, "n d"]:
-    """The most likely tile where the numbers of public images at each place are independent and Gaussian; twice more with less weight
-    for numbers that are further from their mean than these."""
+    """The most likely tile where the numbers of public images at each place are independent and Gaussian; then, again and again, with
+    less weight for numbers that are further from their mean than these."""
     mean, variance = public.mean(0, dtype=np.float64), public.var(0, dtype=np.float64) + ROUNDING
     weights = np.broadcast_to(1 / variance, patches.shape)
-    for _ in range(3):
+    for _ in range(_REWEIGHTED):
         tile = (weights * (patches - mean)).sum(1) / weights.sum(1)
         weights = 1 / (variance + np.square(patches - mean - tile[:, None]))
     return tile
