@@ -175,11 +175,10 @@ def removal(low: Columns) -> Square:
     return -low @ adjoint(low)
 
 
-def changed(images: Images, prior: Prior, change: Square, mean: Float[np.ndarray, " d"] | None = None) -> Images:
-    """Every unit, or every frequency of them, with change (unit - mean) added, float32; pixels of no unit stay. mean: the prior's."""
-    centre = prior.mean if mean is None else mean
+def changed(images: Images, prior: Prior, change: Square) -> Images:
+    """Every unit, or every frequency of them, with change (unit - mean) added, float32; pixels of no unit stay."""
     kind = np.complex64 if np.iscomplexobj(change) else np.float32
-    return np.asarray(_changed(jnp.asarray(images), centre.astype(np.float32), change.astype(kind), prior.unit))
+    return np.asarray(_changed(jnp.asarray(images), prior.mean.astype(np.float32), change.astype(kind), prior.unit))
 
 
 @functools.partial(jax.jit, static_argnames="unit")

@@ -162,8 +162,8 @@ def seed_search(stored: Images, knowledge: Knowledge, seeds: int = 1000) -> Imag
     return np.array(stored, np.float32) if found is None else difference_subspace(stored, knowledge)
 
 
-def _attack(name: str, title: str, run, grid, quick, source: str) -> Attack:
-    knows = frozenset({"releases", "originals", "public"})
+def _attack(name: str, title: str, run, grid, quick, source: str, *more: str) -> Attack:
+    knows = frozenset({"releases", "originals", *more})
     return Attack(name, 3, title, "images", run, knows, tuple(grid), tuple(quick), source)
 
 
@@ -172,12 +172,12 @@ ATTACKS = (
     _attack(
         "difference_subspace", "subspace from pairs, inpainted", difference_subspace,
         [{"directions": share} for share in ("knee", 0.2, 0.35, 0.5, 0.65)] + [{"directions": 1.0, "wiener": True}],
-        [{"directions": "knee"}, {"directions": 1.0, "wiener": True}], "known plaintext; singular values of differences",
+        [{"directions": "knee"}, {"directions": 1.0, "wiener": True}], "known plaintext; singular values of differences", "public",
     ),
     _attack("ridge_decoder", "linear decoder of a patch", ridge_decoder, _RIDGES, _RIDGES[:2], "known plaintext; ridge regression"),
     _attack(
         "context_decoder", "linear decoder of 3 x 3 patches", context_decoder, _RIDGES, _RIDGES[:2],
         "known plaintext; ridge regression in two steps",
     ),
-    _attack("seed_search", "weak secrets tried", seed_search, [{"seeds": 10_000}], [{"seeds": 300}], "exhaustive search"),
+    _attack("seed_search", "weak secrets tried", seed_search, [{"seeds": 10_000}], [{"seeds": 300}], "exhaustive search", "public"),
 )  # fmt: skip
