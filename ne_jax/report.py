@@ -32,13 +32,18 @@ _NEWLINE = "\n"
 _CAPTION = 20  # letters that fit beside a picture
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
 h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: left; white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; } th, td:nth-child(2) { white-space: normal; } td:nth-child(2) { min-width: 13rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 pre { background: var(--soft); padding: .7rem; overflow-x: auto; }
-@media print { body { max-width: none; } }
+@media print {
+  body { max-width: none; font-size: 10pt; padding: 0; } pre { white-space: pre-wrap; }
+  table { display: table; width: 100%; font-size: 7.5pt; } th, td { white-space: normal; padding: .1rem .25rem; }
+  td:nth-child(2) { min-width: 0; } tr, img { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  img { max-height: 20cm; width: auto; }
+}
 """
 
 
