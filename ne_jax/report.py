@@ -163,7 +163,7 @@ def _headline(job: Job, records: list[dict], summary: dict, attacked: list[dict]
         rows = [row for row in records if (row["release_format"], row["condition"], row["metric"]) == key]
         others = ", ".join(f"{row['reader']} {row['value']:.1%}" for row in rows if row["reader"] != name)
         lines.append(
-            f"- **{release_format}** at {found['psnr_db_median']:.1f} dB, {found['n']:,} stored images. {name}: {kept(found)}. "
+            f"- **{release_format}** at {found['psnr_db_median']:z.1f} dB, {found['n']:,} stored images. {name}: {kept(found)}. "
             f"{metric.capitalize()} of other readers of the same files: {others}.{threats.headline(attacked, release_format)}"
         )
     if job.config.recode.design == "paper":

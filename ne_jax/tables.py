@@ -48,7 +48,7 @@ def result_table(records: list[dict], release_format: str, conditions: Sequence[
     heads = []
     for condition in conditions:
         row = rows[readers[0], condition]
-        strength = "" if row["psnr_db"] is None else f", {row['psnr_db']:.1f} dB"
+        strength = "" if row["psnr_db"] is None else f", {row['psnr_db']:z.1f} dB"
         heads.append(f"{NAMES[condition]}{strength}, n = {row['n']:,}")
     cells = [[_bold(row_name, records), *(told(rows[row_name, c]) for c in conditions)] for row_name in readers]
     return table([f"{release_format}: {metric}", *heads], cells)
@@ -88,7 +88,7 @@ def check_text(summary: dict) -> str:
     for name, found in summary.items():
         lines.append(
             f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; {kept(found)}; median feature gap "
-            f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:.1f} dB"
+            f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:z.1f} dB"
         )
         for other, row in found.get("also_authorized", {}).items():
             lost = f"; prediction kept on {row['prediction_kept']:,}" if "prediction_kept" in row else ""

@@ -117,7 +117,7 @@ def _threats(rows: list[Record], release_format: str) -> str:
     shown.sort(key=lambda row: (row["tier"], -_gain(row)))
     most = max((_gain(row) for row in shown), default=None)
     cells = [[f"**{cell}**" if _gain(row) == most else cell for cell in _cells(row)] for row in shown]
-    strength = "" if rows[0]["psnr_db"] is None else f" at {round(rows[0]['psnr_db'], 1) + 0.0:.1f} dB"
+    strength = "" if rows[0]["psnr_db"] is None else f" at {rows[0]['psnr_db']:z.1f} dB"
     n = shown[0]["n"] if shown else 0
     return f"**{release_format}**{strength}, n = {n}, {len(by_attack)} attacks:\n\n" + table(head, cells)
 
@@ -138,8 +138,8 @@ def _cells(row: Record) -> list[str]:
 
     return [
         str(row["tier"]), _what(row), told(row), f"{row['value_ne']:.1%}", f"{row['value_clean']:.1%}",
-        number(row["recovery"], ".0%"), row["reader"], number(row["value_control"], ".1%"), number(row["damage_db"], ".1f"),
-        number(row["reconstruction_db"], ".1f"),
+        number(row["recovery"], ".0%"), row["reader"], number(row["value_control"], ".1%"), number(row["damage_db"], "z.1f"),
+        number(row["reconstruction_db"], "z.1f"),
     ]  # fmt: skip
 
 
