@@ -1,0 +1,62 @@
+"""Releases that tests verify, and what every verdict keeps to."""
+
+import json
+import pathlib
+import shutil
+
+from ne_jax import check, encode, verify
+from ne_jax.config import default
+from ne_jax.job import open_job
+
+FORMATS = ("png8", "float32", "webdataset", "array_record")
+PNG = "images/test/00003.png"
+
+
+def encoded(workdir, **leaves):
+    """A finished encode under a fixed secret."""
+    secret = workdir.with_suffix(".key")
+    secret.write_text("0123456789abcdef" * 4)
+    config = default()
+    config.update_from_flattened_dict(
+        {
+            "data.limit": 40,
+            "batch_size": 16,
+            "release.shard_size": 16,
+            "recode.fit": True,
+            "recode.secret_file": str(secret),
+        }
+        | leaves
+    )
+    job = open_job(config, workdir)
+    encode.run(job)
+    return job
+
+
+def certified(workdir):
+    """40 images for vit_a in every kind of format, certified."""
+    job = encoded(workdir, **{"release.formats": FORMATS})
+    check.run(job)
+    job.lock.close()
+    return job
+
+
+def copier(job, folder):
+    """copy(format): a release of its own, to damage."""
+    return lambda name: pathlib.Path(shutil.copytree(job.release_dir(name), folder / name))
+
+
+def proved(job, folder, private=False, model=None, batch_size=64):
+    found = verify.run(folder, model or job.authorized, job.private_dir if private else None, batch_size)
+    json.dumps(found, allow_nan=False)
+    told = verify.describe(found)
+    assert told.endswith("the release holds" if found["holds"] else "the release is BROKEN")
+    assert found["holds"] == (not found["broken"])
+    return found
+
+
+def edit(folder, change):
+    """Change the block "ne" of the manifest."""
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content["ne"])
+    path.write_text(json.dumps(content))
