@@ -42,8 +42,8 @@ def get_config():
     config.evaluate.curve_psnr_db = (0.9, 13.0, 26.9)
     config.evaluate.curve_images = 48
     config.evaluate.baseline_images = 48
-    config.attack.images = 24
-    config.attack.own_images = 12
+    config.attack.images = 16
+    config.attack.own_images = 8
     config.attack.releases = 48
     config.attack.public = 48
     return config

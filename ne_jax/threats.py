@@ -164,7 +164,10 @@ def order(records: list[Record]) -> tuple[int, int]:
 def order_text(records: list[Record]) -> str:
     """The sanity check in words."""
     good, total = order(records)
-    return f"More knowledge helps: tier 4 >= tier 3 >= tier 2 in {good} of {total} cells (readers and rebuilt PSNR).\n"
+    return (
+        f"Check of the attacks: tier 4 >= tier 3 >= tier 2 in {good} of {total} cells (readers and rebuilt PSNR), as it should be "
+        "where changes lie in one subspace; those of `deep` do not.\n"
+    )
 
 
 def robustness(grid: list[Record]) -> str:

@@ -80,7 +80,7 @@ def attacked(tmp_path_factory):
 
 
 def test_every_attack_runs_or_says_why_not(attacked):
-    """No attack is lost: each has a record for every reader it was tried on, or a reason."""
+    """No attack is lost: each has a record for every reader it was tried on, in tier 1 for the authorized model too, or a reason."""
     job, found = attacked
     left = json.loads((job.workdir / stage.NOT_RUN).read_text())
     assert {row["attack"] for row in found} | {row["attack"] for row in left} == set(BY_NAME)
@@ -89,8 +89,19 @@ def test_every_attack_runs_or_says_why_not(attacked):
     for row in found:
         ran[row["attack"]] += 1
     for name, count in ran.items():
-        assert count == (3 if BY_NAME[name].kind == "images" else 1)
+        assert count == (1 if BY_NAME[name].kind == "reader" else 3 if BY_NAME[name].tier == 1 else 2)
     assert all(row["why"] for row in left)
+
+
+def test_numbers_that_are_not_finite_end_one_attack(attacked):
+    """It is named among those that did not run, with its parameters; the others go on."""
+    job, _ = attacked
+    broken = BY_NAME["flip"]._replace(run=lambda stored, knowledge: stored * np.nan)
+    readers = [load_model("resnet_a")]
+    scene = stage._scene(job, "png8", readers)
+    targets = [target(readers[0], False, scene.reported, scene.own)]
+    found = stage._attacked(job, broken, scene, targets, {"release_format": "png8"})
+    assert found["records"] == [] and "flip gives numbers that are not finite, with {}" in found["not_run"][0]["why"]
 
 
 def test_records_keep_to_the_schema(attacked):

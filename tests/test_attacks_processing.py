@@ -310,6 +310,14 @@ def test_a_missing_library_is_told_in_one_line(photos, monkeypatch, name, module
         ATTACKS[name].run(photos[:1], KNOWLEDGE, **ATTACKS[name].quick[0])
 
 
+def test_grey_pictures_in_colour_are_denoised_like_grey_ones():
+    """BM3D divides by the range of each colour, which is zero there."""
+    pytest.importorskip("bm3d")
+    grey = np.random.default_rng(0).random((1, 32, 32, 1), np.float32)
+    found = run("bm3d", np.repeat(grey, 3, axis=3), strength=1.0, fast=True)
+    np.testing.assert_allclose(found, np.repeat(run("bm3d", grey, strength=1.0, fast=True), 3, axis=3), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["jpeg", "webp", "equalise"])
 def test_files_of_other_channels_are_refused(name):
     with pytest.raises(UserError, match="grey"):

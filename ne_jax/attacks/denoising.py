@@ -127,6 +127,9 @@ def non_local_means(stored: Images, knowledge: Knowledge, *, strength: float) ->
     return _at_own_level(run, stored, strength)
 
 
+_OPPONENT = np.array([[1 / 3, 1 / 3, 1 / 3], [0.5, 0, -0.5], [0.25, -0.5, 0.25]]).T  # bm3d's colours of RGB
+
+
 def bm3d(stored: Images, knowledge: Knowledge, *, strength: float, fast: bool = False) -> Result:
     """Block matching and filtering in three dimensions (Dabov et al. 2007). strength: of the estimated noise, > 0.
 
@@ -142,8 +145,10 @@ def bm3d(stored: Images, knowledge: Knowledge, *, strength: float, fast: bool = 
         profile.search_window_ht = profile.search_window_wiener = 11
 
     def run(image: Picture, sigma: float) -> Float[np.ndarray, "..."]:
-        denoised = library.bm3d_rgb if image.shape[2] == 3 else library.bm3d
-        return denoised(image, sigma, profile)
+        if image.shape[2] == 3 and np.ptp(image.reshape(-1, 3) @ _OPPONENT, axis=0).min() > 1e-6:
+            return library.bm3d_rgb(image, sigma, profile)
+        # It divides by the range of each of its colours, which is zero in a grey picture.
+        return np.stack([library.bm3d(plane, sigma, profile) for plane in np.moveaxis(image, -1, 0)], axis=-1)
 
     return _at_own_level(run, stored, strength)
 

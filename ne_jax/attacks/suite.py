@@ -11,11 +11,12 @@ from jaxtyping import Float, Int, Shaped, UInt8
 
 from ne_jax.attacks.attack import Attack, Images, Knowledge, Parameters, restricted
 from ne_jax.bounds import cosine
+from ne_jax.errors import UserError
 from ne_jax.evaluate import Answers, answer, interval
 from ne_jax.models.model import Model
 
 PICTURES = 6  # attacked images that are kept for the report, at most
-_CHUNK = 16  # images a call of a reader, so that none is compiled again
+_CHUNK = 8  # images a call of a reader, so that none is compiled again
 
 
 class Pool(NamedTuple):
@@ -108,6 +109,8 @@ def attack_images(
         images = np.asarray(attack.run(joint, allowed, **parameters), np.float32)
         seconds += time.perf_counter() - start
         unharmed = np.asarray(attack.run(reported.clean, allowed, **parameters), np.float32)
+        if not (np.isfinite(images).all() and np.isfinite(unharmed).all()):
+            raise UserError(f"{attack.name} gives numbers that are not finite, with {dict(parameters)}")
         damage, rebuilt = psnr(unharmed, reported.clean), psnr(images[first:], reported.clean)
         shown = None if rebuilt is None else _bytes(images[first : first + PICTURES])
         for each in targets:
