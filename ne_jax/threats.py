@@ -145,12 +145,13 @@ def _cells(row: Record) -> list[str]:
 
 def order(records: list[Record]) -> tuple[int, int]:
     """Cells in which white-box >= known-plaintext >= ciphertext-only, and all cells: a cell is a release with what one of its readers
-    reads after the best attack of tiers 4, 3 and 2, or with the best PSNR that these rebuild. A sanity check of the attacks."""
+    reads after the best attack of tiers 4, 3 and 2, or with the best PSNR that these rebuild, to .1 dB. A sanity check of the attacks."""
     cells: dict[tuple, dict[int, float]] = {}
     for row in records:
         if row["tier"] not in (2, 3, 4):
             continue
-        found = [((row["release_format"], "rebuilt"), row["reconstruction_db"])]
+        rebuilt = row["reconstruction_db"]
+        found = [((row["release_format"], "rebuilt"), None if rebuilt is None else round(rebuilt, 1))]
         if _other(row):
             found.append(((row["release_format"], row["reader"]), row["value"]))
         for cell, value in found:

@@ -27,7 +27,8 @@ class Knowledge(NamedTuple):
     manifest tells; 8 x 8 where windows overlap.
     public: clean images of other pictures. releases: other NEs of the same authorized model.
     again: `releases` once more, the same pictures under new noise.
-    originals: the clean images of `releases`, in their order. labels: of `releases`, a reader's classes.
+    originals: the clean images of `releases`, in their order; attacks of tier 4 take them for more public ones.
+    labels: of `releases`, a reader's classes.
     layer, space: the authorized model's first layer and low-sensitivity subspace. model: the whole authorized model.
     sibling: low-sensitivity subspace of another model of the same geometry.
     """

@@ -35,8 +35,10 @@ from ne_jax.subspace import PatchSubspace, Subspace, low_sensitivity
 Owner = Literal["space", "sibling"]
 
 
-def _public(knowledge: Knowledge) -> Images:
-    return given(knowledge.public, "public photographs")
+def _clean(knowledge: Knowledge) -> Images:
+    """Public images, and those of known pairs if there are such: as many as who has pairs has."""
+    public = given(knowledge.public, "public photographs")
+    return public if knowledge.originals is None else np.concatenate([public, knowledge.originals])
 
 
 def _of(knowledge: Knowledge, owner: Owner, share: float | None, image_shape: tuple[int, ...]) -> Subspace:
@@ -62,7 +64,7 @@ def projection(stored: Images, knowledge: Knowledge, owner: Owner = "space", sha
     overlap.
     """
     space = _of(knowledge, owner, share, stored.shape[1:])
-    return changed(stored, space_prior(_public(knowledge), space), removal(low_vectors(space)))
+    return changed(stored, space_prior(_clean(knowledge), space), removal(low_vectors(space)))
 
 
 def inpainting(
@@ -80,8 +82,8 @@ def inpainting(
     wiener: best linear estimate at the noise's strength, estimated from the energy of `stored`, instead of for any strength.
     """
     space = _of(knowledge, owner, share, stored.shape[1:])
-    prior, low = space_prior(_public(knowledge), space, ridge), low_vectors(space)
-    amplitude = _amplitude(stored, _public(knowledge), space, prior, low) if wiener else np.inf
+    prior, low = space_prior(_clean(knowledge), space, ridge), low_vectors(space)
+    amplitude = _amplitude(stored, _clean(knowledge), space, prior, low) if wiener else np.inf
     return changed(stored, prior, covariance.inpainting(prior, low, amplitude))
 
 
@@ -112,7 +114,7 @@ def layer_wiener(stored: Images, knowledge: Knowledge, noise: float = 1e-2) -> I
     noise: eta, in units of the mean energy of an answer to photographs; above 0.
     """
     layer = given(knowledge.layer, "the first layer")
-    prior = _layer_prior(layer, _public(knowledge))
+    prior = _layer_prior(layer, _clean(knowledge))
     estimate = _estimate(layer, prior, stored.shape[1:], noise)
     return changed(stored, prior, estimate - np.eye(estimate.shape[-1]))
 
@@ -158,8 +160,9 @@ def _energy(images: Images, prior: Prior, read: Square) -> float:
 _SHARES = [{"share": share} for share in (0.2, 0.35, 0.5, 0.65)]
 
 
-def _attack(name: str, title: str, run, knows: set[str], grid, quick, source: str) -> Attack:
-    return Attack(name, 4, title, "images", run, frozenset(knows), tuple(grid), tuple(quick), source)
+def _attack(name: str, title: str, run, knows: str, grid, quick, source: str) -> Attack:
+    known = frozenset({knows, "public", "originals"})
+    return Attack(name, 4, title, "images", run, known, tuple(grid), tuple(quick), source)
 
 
 def _sibling(choices):
@@ -169,22 +172,22 @@ def _sibling(choices):
 _INPAINTINGS = [{}, {"ridge": 10.0}, {"ridge": 100.0}, {"wiener": True}]
 _LINEAR = "best linear estimate of Gaussian images"
 ATTACKS = (
-    _attack("projection", "subspace removed", projection, {"space", "public"}, [{}], [{}], "arXiv 2510.10982, the method turned round"),
-    _attack("inpainting", "subspace inpainted linearly", inpainting, {"space", "public"}, _INPAINTINGS, [{}, {"wiener": True}], _LINEAR),
+    _attack("projection", "subspace removed", projection, "space", [{}], [{}], "arXiv 2510.10982, the method turned round"),
+    _attack("inpainting", "subspace inpainted linearly", inpainting, "space", _INPAINTINGS, [{}, {"wiener": True}], _LINEAR),
     _attack(
-        "pseudo_inverse", "layer's answer inverted", pseudo_inverse, {"layer", "public"},
+        "pseudo_inverse", "layer's answer inverted", pseudo_inverse, "layer",
         [{"share": count / 20} for count in range(2, 15)], [{"share": 0.35}, {"share": 0.55}], "truncated SVD",
     ),
     _attack(
-        "layer_wiener", "Wiener filter of the layer's answer", layer_wiener, {"layer", "public"},
+        "layer_wiener", "Wiener filter of the layer's answer", layer_wiener, "layer",
         [{"noise": noise} for noise in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)], [{"noise": 1e-2}, {"noise": 1e-4}], _LINEAR,
     ),
     _attack(
-        "projection_sibling", "sibling's subspace removed", projection, {"sibling", "public"},
+        "projection_sibling", "sibling's subspace removed", projection, "sibling",
         _sibling([{}, *_SHARES]), _sibling([{}]), "low-sensitivity subspaces of one family overlap",
     ),
     _attack(
-        "inpainting_sibling", "sibling's subspace inpainted linearly", inpainting, {"sibling", "public"},
+        "inpainting_sibling", "sibling's subspace inpainted linearly", inpainting, "sibling",
         _sibling([*_INPAINTINGS, *_SHARES]), _sibling([{}, {"wiener": True}]), "low-sensitivity subspaces of one family overlap",
     ),
 )  # fmt: skip

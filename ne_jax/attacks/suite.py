@@ -97,18 +97,19 @@ def attack_images(
 ) -> tuple[dict[str, list[Tried]], float]:
     """Reader -> what came of every set of parameters; and the seconds that the attack itself took.
 
-    What an attack learns beside `knowledge` it may learn from the images under attack; so clean images, its control, are attacked apart.
+    What an attack learns beside `knowledge` it may learn from the images under attack; so clean images, its control, are attacked
+    apart, in the same places, so that what is random in an attack is the same.
     Raises UserError where it has no meaning.
     """
     tried: dict[str, list[Tried]] = {each.reader.name: [] for each in targets}
     choices, seconds = (attack.quick if quick else attack.grid), 0.0
     allowed, first = restricted(knowledge, attack), len(own.stored)
-    joint = np.concatenate([own.stored, reported.stored])
+    joint, clean = (np.concatenate(pair) for pair in ((own.stored, reported.stored), (own.clean, reported.clean)))
     for parameters in choices:
         start = time.perf_counter()
         images = np.asarray(attack.run(joint, allowed, **parameters), np.float32)
         seconds += time.perf_counter() - start
-        unharmed = np.asarray(attack.run(reported.clean, allowed, **parameters), np.float32)
+        unharmed = np.asarray(attack.run(clean, allowed, **parameters), np.float32)[first:]
         if not (np.isfinite(images).all() and np.isfinite(unharmed).all()):
             raise UserError(f"{attack.name} gives numbers that are not finite, with {dict(parameters)}")
         damage, rebuilt = psnr(unharmed, reported.clean), psnr(images[first:], reported.clean)
