@@ -127,7 +127,7 @@ def test_the_white_box_attack_gives_the_release_back(attacked):
 
 
 def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
-    """After a kill only what is missing is run; the files are the same."""
+    """After a kill, and for another choice of attacks, only what is missing is run; the files are the same."""
     job, found = attacked
 
     def run_again(*_):
@@ -135,6 +135,9 @@ def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
 
     monkeypatch.setattr(stage, "_attacked", run_again)
     monkeypatch.setattr(stage, "curves", run_again)
+    config = job.config.copy_and_resolve_references()
+    config.attack.only = ("jpeg",)
+    assert stage.run(job._replace(config=config)) == [row for row in found if row["attack"] == "jpeg"]
     assert stage.run(job) == found
 
 

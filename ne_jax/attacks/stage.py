@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 import pathlib
@@ -65,6 +66,7 @@ def run(job: Job) -> list[dict[str, Any]]:
 
 def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> dict[str, list]:
     scene, settings = _scene(job, release_format, readers), job.config.attack.to_dict()
+    del settings["only"], settings["external"]  # what was kept does not hang on them
     targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
     head = {
         "authorized": job.authorized.name,
@@ -163,7 +165,7 @@ def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:
 def _kept(job: Job, release_format: str, name: str, settings: Any, make: Callable[[], Any]) -> Any:
     """What `make` gives, or gave in this workdir under the same settings on the same release."""
     made = (job.release_dir(release_format) / release.MANIFEST).read_bytes()
-    settings = [settings, list(job.config.readers), list(job.config.models)]
+    settings = [settings, list(job.config.readers), list(job.config.models), importlib.metadata.version("ne_jax")]
     key = hashlib.sha256(made + json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
     path = job.workdir / "progress" / "attack" / release_format / f"{name}.json"
     if path.is_file() and (kept := json.loads(path.read_text()))["key"] == key:
