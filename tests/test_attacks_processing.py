@@ -310,6 +310,13 @@ def test_a_missing_library_is_told_in_one_line(photos, monkeypatch, name, module
         ATTACKS[name].run(photos[:1], KNOWLEDGE, **ATTACKS[name].quick[0])
 
 
+@pytest.mark.parametrize("name", ["occlude", "noise", "paper_crop", "paper_illumination"])
+def test_what_is_random_does_not_hang_on_later_images(photos, name):
+    """So an attack and its control on clean images, which are fewer, differ by nothing else."""
+    parameters = ATTACKS[name].quick[0]
+    np.testing.assert_array_equal(run(name, photos, **parameters)[:2], run(name, photos[:2], **parameters))
+
+
 def test_grey_pictures_in_colour_are_denoised_like_grey_ones():
     """BM3D divides by the range of each colour, which is zero there."""
     pytest.importorskip("bm3d")

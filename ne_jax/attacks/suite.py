@@ -98,26 +98,26 @@ def attack_images(
     """Reader -> what came of every set of parameters; and the seconds that the attack itself took.
 
     What an attack learns beside `knowledge` it may learn from the images under attack; so clean images, its control, are attacked
-    apart, in the same places, so that what is random in an attack is the same.
+    apart. Both come first in their call, so that what is random in an attack is the same for them.
     Raises UserError where it has no meaning.
     """
     tried: dict[str, list[Tried]] = {each.reader.name: [] for each in targets}
     choices, seconds = (attack.quick if quick else attack.grid), 0.0
-    allowed, first = restricted(knowledge, attack), len(own.stored)
-    joint, clean = (np.concatenate(pair) for pair in ((own.stored, reported.stored), (own.clean, reported.clean)))
+    allowed, count = restricted(knowledge, attack), len(reported.stored)
+    joint = np.concatenate([reported.stored, own.stored])
     for parameters in choices:
         start = time.perf_counter()
         images = np.asarray(attack.run(joint, allowed, **parameters), np.float32)
         seconds += time.perf_counter() - start
-        unharmed = np.asarray(attack.run(clean, allowed, **parameters), np.float32)[first:]
+        unharmed = np.asarray(attack.run(reported.clean, allowed, **parameters), np.float32)
         if not (np.isfinite(images).all() and np.isfinite(unharmed).all()):
             raise UserError(f"{attack.name} gives numbers that are not finite, with {dict(parameters)}")
-        damage, rebuilt = psnr(unharmed, reported.clean), psnr(images[first:], reported.clean)
-        shown = None if rebuilt is None else _bytes(images[first : first + PICTURES])
+        damage, rebuilt = psnr(unharmed, reported.clean), psnr(images[:count], reported.clean)
+        shown = None if rebuilt is None else _bytes(images[: min(count, PICTURES)])
         for each in targets:
-            metric, values = reads(each, each.reader, images[first:], reported, each.clean)
+            metric, values = reads(each, each.reader, images[:count], reported, each.clean)
             control = reads(each, each.reader, unharmed, reported, each.clean)[1]
-            chosen = reads(each, each.reader, images[:first], own, each.own)[1] if len(choices) > 1 else None
+            chosen = reads(each, each.reader, images[count:], own, each.own)[1] if len(choices) > 1 else None
             tried[each.reader.name].append(Tried(parameters, metric, chosen, values, control, damage, rebuilt, shown))
     return tried, seconds
 
