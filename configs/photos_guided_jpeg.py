@@ -2,6 +2,9 @@
 
 bash scripts/install.sh requirements.txt requirements-zoo.txt
 python -m ne_jax.main --config=configs/photos_guided_jpeg.py --workdir=runs/photos_guided_jpeg --stage=all
+
+Time: 4 s an image on 2 CPU cores. Expect (n = 200, 24.2 dB), before and after JPEG 75: class token 1.0000 and .9916; Lite0 agrees on
+2.5 % and 4 %, Lite1 on 32 % and 32.5 %.
 """
 
 from configs import photos_guided
