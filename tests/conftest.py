@@ -18,6 +18,7 @@ import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import ne_jax  # noqa: E402
+from tests.verified import copy, job  # noqa: E402, F401  fixtures of test_verify and test_damage
 
 hypothesis.settings.register_profile("ne_jax", deadline=None, max_examples=20, database=None, derandomize=True)
 hypothesis.settings.load_profile("ne_jax")

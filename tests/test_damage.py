@@ -10,17 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from ne_jax import damage, release, verify
-from tests.verified import PNG, certified, copier, edit, encoded, proved
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return certified(tmp_path_factory.mktemp("verify") / "run")
-
-
-@pytest.fixture
-def copy(job, tmp_path):
-    return copier(job, tmp_path)
+from tests.verified import PNG, edit, encoded, proved
 
 
 def flip(path):

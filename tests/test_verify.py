@@ -19,19 +19,9 @@ from ne_jax.bounds import failure_upper_bound
 from ne_jax.errors import UserError
 from ne_jax.models.model import flax_forward
 from ne_jax.tensor_files import sha256
-from tests.verified import FORMATS, PNG, certified, copier, edit, proved
+from tests.verified import FORMATS, PNG, edit, proved
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory):
-    return certified(tmp_path_factory.mktemp("verify") / "run")
-
-
-@pytest.fixture
-def copy(job, tmp_path):
-    return copier(job, tmp_path)
 
 
 @pytest.mark.parametrize("private", [False, True])

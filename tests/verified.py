@@ -4,6 +4,8 @@ import json
 import pathlib
 import shutil
 
+import pytest
+
 from ne_jax import check, encode, verify
 from ne_jax.config import default
 from ne_jax.job import open_job
@@ -32,17 +34,19 @@ def encoded(workdir, **leaves):
     return job
 
 
-def certified(workdir):
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
     """40 images for vit_a in every kind of format, certified."""
-    job = encoded(workdir, **{"release.formats": FORMATS})
+    job = encoded(tmp_path_factory.mktemp("verify") / "run", **{"release.formats": FORMATS})
     check.run(job)
     job.lock.close()
     return job
 
 
-def copier(job, folder):
+@pytest.fixture
+def copy(job, tmp_path):
     """copy(format): a release of its own, to damage."""
-    return lambda name: pathlib.Path(shutil.copytree(job.release_dir(name), folder / name))
+    return lambda name: pathlib.Path(shutil.copytree(job.release_dir(name), tmp_path / name))
 
 
 def proved(job, folder, private=False, model=None, batch_size=64):

@@ -212,9 +212,9 @@ def _tries(
     others = [each for each in targets if each.reader.name != job.authorized.name]
     if attack.kind == "images":
         # What the authorized model makes of it is a figure of robustness in tier 1; beyond, it takes time and tells nothing.
-        given = targets if attack.tier == 1 or not others else others
-        tried, seconds = attack_images(attack, scene.knowledge, scene.own, scene.reported, given, quick)
-        for each in given:
+        asked = targets if attack.tier == 1 or not others else others
+        tried, seconds = attack_images(attack, scene.knowledge, scene.own, scene.reported, asked, quick)
+        for each in asked:
             yield each, tried[each.reader.name], seconds
         return
     refused: list[UserError] = []
