@@ -46,6 +46,20 @@ def test_noise_in_the_subspace_leaves_no_trace(make_layer, name):
     assert decibels(restored) > (15 if name.startswith("projection") else 30)
 
 
+@pytest.mark.parametrize("name", ["inpainting", "layer_wiener"])
+def test_clean_images_of_pairs_count_as_public_ones(make_layer, name):
+    """Who has the layer and pairs has no fewer photographs to learn from than who has the pairs alone."""
+    stored, knowledge = known(make_layer)
+    first, second = knowledge.public[::2], knowledge.public[1::2]
+    halves = knowledge._replace(public=first, originals=second)
+    joined = knowledge._replace(public=np.concatenate([first, second]), originals=None)
+    np.testing.assert_array_equal(run(ATTACKS[name], stored, halves), run(ATTACKS[name], stored, joined))
+    assert (
+        np.abs(run(ATTACKS[name], stored, halves._replace(originals=None)) - run(ATTACKS[name], stored, halves)).max()
+        > 1e-3
+    )
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_overlapping_windows(overlapping, name):
     stored, knowledge = overlapping
