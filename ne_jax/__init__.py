@@ -1,16 +1,15 @@
 """Non-transferable examples in JAX: images that one authorized model reads and others do not (arXiv 2510.10982)."""
 
-from ne_jax.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
-from ne_jax.contrastive import contrastive, zoo_gain
-from ne_jax.deep import Deep, deep_recode
+from ne_jax.core.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
+from ne_jax.core.first_layer import FirstLayer, stacked
+from ne_jax.core.jacobian import jacobian_spectrum
+from ne_jax.core.spectrum import Spectrum, spectrum
+from ne_jax.core.subspace import Subspace, low_sensitivity, strongest_psnr_db
 from ne_jax.errors import UserError
-from ne_jax.first_layer import FirstLayer
-from ne_jax.guided import Guide, guided_recode
-from ne_jax.jacobian import jacobian_spectrum
-from ne_jax.recode import isotropic, recode
-from ne_jax.spectrum import Spectrum, spectrum
-from ne_jax.stacked import stacked
-from ne_jax.subspace import Subspace, low_sensitivity, strongest_psnr_db
+from ne_jax.recoding.contrastive import contrastive, zoo_gain
+from ne_jax.recoding.deep import Deep, deep_recode
+from ne_jax.recoding.guided import Guide, guided_recode
+from ne_jax.recoding.subspace_noise import isotropic, recode
 
 __all__ = [
     "Deep", "FirstLayer", "Guide", "Spectrum", "Subspace", "UserError", "certify", "compare_logits", "contrastive", "deep_recode",

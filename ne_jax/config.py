@@ -7,9 +7,9 @@ from typing import Any, get_args
 import numpy as np
 from ml_collections import ConfigDict
 
-from ne_jax.batch import Design
 from ne_jax.errors import UserError
-from ne_jax.formats import FORMATS
+from ne_jax.recoding.designs import Design
+from ne_jax.release.formats import FORMATS
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")

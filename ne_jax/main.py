@@ -20,13 +20,15 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ne_jax import allocator, analyse, check, encode, evaluate, inspection, processes, report, tables, threats, verify
-from ne_jax.attacks import stage as attack_stage
 from ne_jax.config import default
 from ne_jax.errors import UserError
-from ne_jax.job import Job, load_named, open_job
-from ne_jax.manifest import read_manifest
 from ne_jax.models.registry import SAMPLES
+from ne_jax.release import verify
+from ne_jax.release.manifest import read_manifest
+from ne_jax.report import analysis_section, attack_sections, report, result_tables
+from ne_jax.stages import analyse, check, encode, evaluate, inspect_model, malloc, multihost
+from ne_jax.stages import attack as attack_stage
+from ne_jax.stages.job import Job, load_named, open_job
 
 STAGES = ("inspect", "encode", "check", "evaluate", "attack", "report")  # of "all"
 
@@ -47,17 +49,17 @@ _STRICT = flags.DEFINE_bool("strict", False, "exit with status 1 when an image c
 def run_stage(job: Job, stage: str) -> int:
     """One stage; returns the number of images that it had to skip."""
     if stage == "inspect":
-        print(inspection.describe(inspection.run(job)))
+        print(inspect_model.describe(inspect_model.run(job)))
     elif stage == "encode":
         return encode.run(job)
     elif stage == "check":
-        print(tables.check_text(check.run(job)))
+        print(result_tables.check_text(check.run(job)))
     elif stage == "evaluate":
-        print(tables.results_text(evaluate.run(job)))
+        print(result_tables.results_text(evaluate.run(job)))
     elif stage == "attack":
-        print(threats.text(attack_stage.run(job)))
+        print(attack_sections.text(attack_stage.run(job)))
     elif stage == "analyse":
-        analyse.run(job)
+        analysis_section.draw(job.workdir / "figures", analyse.run(job))
     elif stage == "report":
         print(f"report: {report.run(job)}")
     return 0
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
     if _DISTRIBUTED.value:
         if _STAGE.value != "encode":
             raise UserError(f"--distributed is for --stage=encode; run --stage={_STAGE.value} in one process")
-        processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        multihost.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     job = open_job(config, pathlib.Path(_WORKDIR.value))
     skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
@@ -130,7 +132,7 @@ def _unreadable(error: OSError) -> UserError:
 def cli() -> None:
     """`main`, with a person's mistakes told without a traceback."""
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every restore
-    allocator.keep_freed()
+    malloc.keep_freed()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

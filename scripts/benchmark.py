@@ -27,7 +27,7 @@ import benchmark_load
 import benchmark_verify
 from absl import app, flags
 
-from ne_jax import allocator
+from ne_jax.stages import malloc
 
 CASES = {
     "core": benchmark_core.core,
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     """Run a case and print it."""
     del argv
     if _CASE.value == "encode":
-        allocator.keep_freed()  # as `ne_jax.main` does; the pipeline without recoding has it too
+        malloc.keep_freed()  # as `ne_jax.main` does; the pipeline without recoding has it too
     found = CASES[_CASE.value](_REPEATS.value)
     print(f"| {_CASE.value}, {_REPEATS.value} runs | median | min | max |\n| --- | --- | --- | --- |")
     for name, values in found.items():

@@ -12,11 +12,11 @@ import numpy as np
 from benchmark_pairs import Row, rate, ratio, seconds, spread
 
 import ne_jax
-from ne_jax.data import num_workers
-from ne_jax.first_layer import HIGHEST
-from ne_jax.noise import normal
-from ne_jax.noise_keys import noise_keys
-from ne_jax.paper import low_directions, paper_recode
+from ne_jax.core.first_layer import HIGHEST
+from ne_jax.core.threefry import normal
+from ne_jax.data.sources import num_workers
+from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.recoding.paper import low_directions, paper_recode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH, SHAPE = 64, (224, 224, 3)

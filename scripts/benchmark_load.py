@@ -18,7 +18,7 @@ def write_checkpoint(path: pathlib.Path) -> None:
     """ViT-B/16 under timm's names, random numbers."""
     import safetensors.numpy
 
-    from ne_jax.models.fitting import as_published, leaf_shapes
+    from ne_jax.models.porting.choose_format import as_published, leaf_shapes
     from ne_jax.models.registry import find
 
     family, config = find("vit_b16")

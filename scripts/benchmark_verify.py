@@ -12,9 +12,11 @@ from collections.abc import Callable
 from benchmark_pairs import Row, spread
 from PIL import Image, ImageFilter
 
-from ne_jax import check, encode, load_model, release, verify
 from ne_jax import config as configs
-from ne_jax.job import open_job
+from ne_jax import load_model
+from ne_jax.release import manifest, reading, verify
+from ne_jax.stages import check, encode
+from ne_jax.stages.job import open_job
 
 
 def _flip_a_bit(path: pathlib.Path) -> None:
@@ -73,7 +75,7 @@ def damage(repeats: int) -> dict[str, Row]:
             encode.run(job)
             check.run(job)
         folder = job.release_dir("png8")
-        names = release.image_files(folder, release.read_manifest(folder))
+        names = reading.image_files(folder, manifest.read_manifest(folder))
         for number in range(repeats):
             start = time.perf_counter()
             before = verify.run(folder, model, None)

@@ -15,8 +15,8 @@ import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 
+from ne_jax.core.first_layer import FirstLayer
 from ne_jax.errors import UserError
-from ne_jax.first_layer import FirstLayer
 from ne_jax.models.loading import load_model, save_model
 from ne_jax.models.model import Model
 

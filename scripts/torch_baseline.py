@@ -1,6 +1,6 @@
 """The steps of the method's official code in plain PyTorch, to be timed beside ours: python scripts/torch_baseline.py
 
-Written from a description of that code (the one in ne_jax/paper.py, where the formula and the reasons against it stand), the way a
+Written from a description of that code (the one in ne_jax/recoding/paper.py, where the formula and the reasons against it stand), the way a
 PyTorch user would: float32, whole batches, torch.nn.functional.unfold and fold. What it returns is left normalised, for a model to read.
 INSECURE like its model: one tile for each image. Prints images/s, the best of several runs at batch 64, 224 x 224.
 """

@@ -34,9 +34,11 @@ from flax import nnx
 from PIL import Image
 from tqdm import tqdm
 
-from ne_jax import checkpoints, fashion_mnist, tensor_files
-from ne_jax.models import convnext, registry
-from ne_jax.preprocess import to_pixels
+from ne_jax.data import fashion_mnist
+from ne_jax.data.preprocess import to_pixels
+from ne_jax.models import registry
+from ne_jax.models.families import convnext
+from ne_jax.models.porting import checkpoints, tensor_files
 
 _DATA = flags.DEFINE_string("data", None, "folder with the published .gz files, or 'tfds'", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/train", "where checkpoints and results go")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 import ne_jax
-from ne_jax.adapters import Adapted
-from ne_jax.preprocess import Preprocess
+from ne_jax.data.preprocess import Preprocess
+from ne_jax.models.foreign.adapted_model import Adapted
 from tests.oracles import close, torch
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

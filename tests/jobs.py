@@ -14,10 +14,11 @@ from unittest import mock
 import numpy as np
 from ml_collections import ConfigDict
 
-from ne_jax import encode, release
 from ne_jax.config import default
-from ne_jax.formats import FORMATS
-from ne_jax.job import Job, open_job
+from ne_jax.release import reading
+from ne_jax.release.formats import FORMATS
+from ne_jax.stages import encode
+from ne_jax.stages.job import Job, open_job
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECRET = "0123456789abcdef" * 4
@@ -70,7 +71,7 @@ def contents(workdir: pathlib.Path) -> dict[str, str]:
 
 def rows(job: Job, release_format: str) -> dict[str, np.ndarray]:
     """What is stored, by name."""
-    batches = release.read_release(job.release_dir(release_format), 7)
+    batches = reading.read_release(job.release_dir(release_format), 7)
     return {name: image for names, images in batches for name, image in zip(names, images, strict=True)}
 
 

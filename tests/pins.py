@@ -22,7 +22,7 @@ import tempfile
 import jax
 import numpy as np
 
-from ne_jax.noise_keys import noise_keys
+from ne_jax.recoding.noise_keys import noise_keys
 from tests import jobs
 
 PINS = pathlib.Path(__file__).with_suffix(".json")
@@ -30,8 +30,7 @@ PINS = pathlib.Path(__file__).with_suffix(".json")
 OLD_RELEASE = pathlib.Path(__file__).with_name("made_by_0_1_0")
 X86 = platform.machine() == "x86_64"
 HELD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"
-    + (" --xla_cpu_max_isa=AVX2" if X86 else ""),
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false" + (" --xla_cpu_max_isa=AVX2" if X86 else ""),
     "OPENBLAS_CORETYPE": "HASWELL" if X86 else "ARMV8",
     "OPENBLAS_NUM_THREADS": "1",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -101,7 +100,7 @@ def one(folder: pathlib.Path, name: str) -> dict[str, str]:
 
 def _without_seconds(text: str) -> str:
     """Records without how long an attack took."""
-    rows = [json.loads(line) for line in text.splitlines()] if text.startswith("{\"") else [json.loads(text)]
+    rows = [json.loads(line) for line in text.splitlines()] if text.startswith('{"') else [json.loads(text)]
     return "\n".join(json.dumps({key: value for key, value in row.items() if key != "seconds"}) for row in rows)
 
 

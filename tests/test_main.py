@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ne_jax.manifest import read_manifest
+from ne_jax.release.manifest import read_manifest
 from tests import jobs
 
 SMALL = [

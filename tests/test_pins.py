@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ne_jax import release, verify
 from ne_jax.models.loading import load_model
+from ne_jax.release import reading, verify
 from tests import jobs, pins
 
 KNOWN = json.loads(pins.PINS.read_text())
@@ -40,7 +40,7 @@ def test_pixels_are_what_they_were(tmp_path):
         now = jobs.rows(job, release_format)
         before = {
             name: image
-            for names, images in release.read_release(pins.OLD_RELEASE / release_format, 4)
+            for names, images in reading.read_release(pins.OLD_RELEASE / release_format, 4)
             for name, image in zip(names, images, strict=True)
         }
         assert now.keys() == before.keys()

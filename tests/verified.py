@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from ne_jax import check, encode, verify
 from ne_jax.config import default
-from ne_jax.job import open_job
+from ne_jax.release import verify
+from ne_jax.stages import check, encode
+from ne_jax.stages.job import open_job
 
 FORMATS = ("png8", "float32", "webdataset", "array_record")
 PNG = "images/test/00003.png"

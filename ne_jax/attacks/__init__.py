@@ -1,1 +1,1 @@
-"""What can be tried on a release, by what the attacker knows. Every attack is listed in `registry`."""
+"""What anyone can do with a release: one module for what its attacks know, and no module that sees a workdir."""

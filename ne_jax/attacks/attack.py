@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from ne_jax.first_layer import FirstLayer
+from ne_jax.core.first_layer import FirstLayer
+from ne_jax.core.pixels import Images
+from ne_jax.core.subspace import Subspace
 from ne_jax.models.model import Model
-from ne_jax.subspace import Subspace
 
-Images = Float[np.ndarray, "n height width channels"]
 Parameters = Mapping[str, Any]
 
 

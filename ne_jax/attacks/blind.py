@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from ne_jax.attacks.attack import Attack, Images, Knowledge
-from ne_jax.attacks.covariance import (
+from ne_jax.attacks.attack import Attack, Knowledge
+from ne_jax.core.linear_estimate import (
     ROUNDING,
     Columns,
     Public,
@@ -28,6 +28,7 @@ from ne_jax.attacks.covariance import (
     second_moment,
     steps,
 )
+from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
 Directions = float | str

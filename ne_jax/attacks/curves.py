@@ -9,9 +9,9 @@ import numpy as np
 
 from ne_jax.attacks.attack import Attack, Knowledge, restricted
 from ne_jax.attacks.registry import BY_NAME
-from ne_jax.attacks.suite import Pool, Target, measured, psnr, read
+from ne_jax.attacks.run_one import Pool, Target, measured, psnr
 from ne_jax.errors import UserError
-from ne_jax.evaluate import interval
+from ne_jax.measure.answers import interval, read
 
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {

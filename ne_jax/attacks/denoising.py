@@ -18,9 +18,9 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Float, Int
 
-from ne_jax.attacks.attack import Images, Knowledge
+from ne_jax.attacks.attack import Knowledge
 from ne_jax.attacks.processing import Picture, Result, each, in_own_range, tier_1
-from ne_jax.attacks.simple import mean_filter as mean_of_nine
+from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
 Pixels = Float[Array, "n height width channels"]
@@ -192,3 +192,12 @@ ATTACKS = (
         fast=(False,),
     ),
 )
+
+
+@jax.jit
+def mean_of_nine(stored: Images) -> Images:
+    """Tier 1: 3x3 mean of each channel, edges repeated. Knows nothing."""
+    padded = jnp.pad(stored, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = stored.shape[1:3]
+    shifted = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
+    return sum(shifted) / 9

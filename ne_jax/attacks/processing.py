@@ -17,9 +17,9 @@ import scipy.ndimage
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image, ImageOps
 
-from ne_jax.attacks.attack import Attack, Images, Knowledge
+from ne_jax.attacks.attack import Attack, Knowledge
+from ne_jax.core.pixels import Images, from_bytes
 from ne_jax.errors import UserError
-from ne_jax.pixels import from_bytes
 
 Picture = Float[np.ndarray, "height width channels"]
 Bytes = UInt8[np.ndarray, "height width channels"]

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from ne_jax.attacks import blind, denoising, inside, known_layer, networks, pairs, processing, training
+from ne_jax.attacks import (
+    blind,
+    denoising,
+    known_pairs,
+    layer_known,
+    network_known,
+    processing,
+    reader_training,
+    trained_networks,
+)
 from ne_jax.attacks.attack import Attack
 
-_MODULES = (processing, denoising, blind, pairs, known_layer, networks, inside, training)
+_MODULES = (processing, denoising, blind, known_pairs, layer_known, trained_networks, network_known, reader_training)
 ATTACKS: tuple[Attack, ...] = tuple(
     sorted((one for module in _MODULES for one in module.ATTACKS), key=lambda a: a.tier)
 )

@@ -1,1 +1,1 @@
-"""Networks in Flax NNX: one file a family, and a registry that gives a model by name."""
+"""Networks by name: our Flax families, published checkpoints of them, and models of other programs."""

@@ -15,16 +15,20 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from ne_jax import checkpoints, onnx_adapter, orbax_store, packaged, tensor_files, torch_adapter, torch_names
-from ne_jax import preprocess as preprocessing
-from ne_jax.adapters import Adapted
+from ne_jax.core.first_layer import FirstLayer
+from ne_jax.data import package_files
+from ne_jax.data import preprocess as preprocessing
+from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.first_layer import FirstLayer
-from ne_jax.models.fitting import Fit, as_published, choose, differences, fitting
+from ne_jax.models.foreign import from_onnx as onnx_adapter
+from ne_jax.models.foreign import from_torch as torch_adapter
+from ne_jax.models.foreign import torch_spec
+from ne_jax.models.foreign.adapted_model import Adapted
 from ne_jax.models.model import Model, Outputs, flax_forward
+from ne_jax.models.porting import checkpoints, orbax_store, tensor_files
+from ne_jax.models.porting.choose_format import Fit, as_published, choose, differences, fitting
+from ne_jax.models.porting.tensor_files import TensorFile
 from ne_jax.models.registry import ASSETS, FASHION, SAMPLES, Family, find
-from ne_jax.preprocess import Preprocess
-from ne_jax.tensor_files import TensorFile
 
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -112,7 +116,7 @@ def _resized(architecture: str, config: Any, image_size: int) -> Any:
 def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
     """A path of this machine; finds a file in an installed package, and fetches a Hub id."""
     if os.fspath(checkpoint).startswith(_PACKAGE):
-        return packaged.find(os.fspath(checkpoint).removeprefix(_PACKAGE))
+        return package_files.find(os.fspath(checkpoint).removeprefix(_PACKAGE))
     path = pathlib.Path(checkpoint)
     if path.exists() or path.suffix in tensor_files.ENDINGS or not _HUB_ID.fullmatch(os.fspath(checkpoint)):
         return path
@@ -227,7 +231,7 @@ def _adapted(name: str, checkpoint: str | os.PathLike | None, label: str, prepro
     kind, _, spec = name.partition(":")
     path = None if checkpoint is None else _local(checkpoint)
     if kind == "torch":
-        adapted = torch_names.open_torch(spec, path, preprocess)
+        adapted = torch_spec.open_torch(spec, path, preprocess)
     elif path is None and not spec:
         raise UserError("model onnx: needs a graph: give its path as the checkpoint, or as onnx:PATH")
     else:

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from ne_jax.core.first_layer import FirstLayer
+from ne_jax.core.pixels import to_float
+from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.first_layer import FirstLayer
-from ne_jax.pixels import to_float
-from ne_jax.preprocess import Preprocess
 
 
 class Outputs(NamedTuple):

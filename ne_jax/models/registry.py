@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from ne_jax.checkpoints import Format
+from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.models import convnext, dinov2, efficientnet_lite, resnet, vit
-from ne_jax.preprocess import Preprocess
+from ne_jax.models.families import convnext, dinov2, efficientnet_lite, resnet, vit
+from ne_jax.models.porting.checkpoints import Format
 
 ASSETS = pathlib.Path(__file__).parent.parent / "assets" / "checkpoints"
 

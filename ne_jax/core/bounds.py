@@ -1,0 +1,246 @@
+"""Certificates: what a release does to the authorized model, measured and bounded; what it does to a reader's first layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Shaped
+
+from ne_jax.core.first_layer import HIGHEST, FirstLayer
+from ne_jax.core.pixels import check_pixels, is_concrete, psnr_db, to_float
+from ne_jax.core.polyphase import gains, repeats, unpadded, wrap_around
+from ne_jax.core.subspace import FourierSubspace, PatchSubspace, Subspace
+from ne_jax.core.unfold import grid
+from ne_jax.errors import UserError
+
+_UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
+
+
+class Certificate(NamedTuple):
+    """Utility certificate of stored images, one entry each (contract 6).
+
+    psnr_db: realised strength, dB. delta_norm: norm(x' - x), pixel units.
+    feature_gap: rho = norm(T(x' - x)), measured. bound: proved upper limit of rho. holds: feature_gap <= bound.
+    subspace_term, residual_term, precision_term, border_term: the parts of `bound`: sigma_max(V_N) times the change's part in V_N;
+        sigma_1 times its part outside, which rounding, clipping and pixels of no patch cause; float32 rounding of the products;
+        where windows overlap, norm(T w) for the pixels w that wrap around where T pads with zeros, measured (0 for patches).
+    expected_gap: sqrt(mean sigma_i^2 over V_N) * norm(part in V_N): the rms of rho under `gaussian` noise, without
+        the border's share where windows overlap.
+    relative_gap: rho / norm(T(x - mean)), the gap against the layer's response to the clean image.
+    """
+
+    psnr_db: Float[Array, " n"]
+    delta_norm: Float[Array, " n"]
+    feature_gap: Float[Array, " n"]
+    bound: Float[Array, " n"]
+    holds: Bool[Array, " n"]
+    subspace_term: Float[Array, " n"]
+    residual_term: Float[Array, " n"]
+    precision_term: Float[Array, " n"]
+    border_term: Float[Array, " n"]
+    expected_gap: Float[Array, " n"]
+    relative_gap: Float[Array, " n"]
+
+
+def certify(
+    layer: FirstLayer,
+    space: Subspace,
+    images: Shaped[Array | np.ndarray, "n height width channels"],
+    recoded: Shaped[Array | np.ndarray, "n height width channels"],
+) -> Certificate:
+    """Utility certificates (T1) of `recoded`, as stored, against `images` (uint8, or float in [0, 1]).
+
+    bound = norm(A V_N) norm(P delta) + sigma_1 norm(delta - P delta) + rounding of float32 products, where A is one patch's map
+    and P the projection on V_N. Both norms are measured on this `layer`, so the bound holds for any subspace of these patches,
+    also one of a rounded SVD or of another layer. Where windows overlap A is the layer on images that wrap around. With zero padding
+    its outputs are these, or some of them, less T applied to what wraps around, whose measured norm is added (triangle
+    inequality); any padding and any layer of the same strides will do.
+    Raises UserError for `images` outside [0, 1], `recoded` with NaN, shapes that differ, and a layer with other patches.
+    """
+    images, recoded = check_pixels(images, "images"), to_float(recoded, "recoded")
+    if not same_patches(layer, space) and not _same_cells(layer, space):
+        raise UserError(
+            f"the layer's patches ({layer}) are not the subspace's {space.window} on images {space.image_shape}"
+        )
+    if is_concrete(recoded) and not bool(jnp.isfinite(recoded).all()):
+        raise UserError("recoded has NaN or infinite values; the stored images are broken")
+    if images.shape != recoded.shape or images.shape[1:] != space.image_shape:
+        raise UserError(
+            f"images {images.shape} and recoded {recoded.shape} must both be of the subspace's {space.image_shape}"
+        )
+    return _certify(layer, space, images, recoded)
+
+
+class _Limits(NamedTuple):
+    """Norms of a layer: in the subspace, in all directions, of its rounding errors."""
+
+    low: Float[Array, ""]
+    largest: Float[Array, ""]
+    rounding: Float[Array, ""]
+
+
+def _patch_limits(layer: FirstLayer, space: PatchSubspace) -> _Limits:
+    matrix = layer.matrix
+    sigma_1 = jnp.linalg.norm(matrix, ord=2)
+    sigma_low = jnp.linalg.norm(jnp.matmul(matrix, space.basis, precision=HIGHEST), ord=2)
+    # A dot product of d float32 terms is off by at most lambda sqrt(d) u |a| |b|, except with probability 2 d exp(-lambda^2 / 2)
+    # (Higham and Mary, 2019, "A new approach to probabilistic rounding error analysis"); lambda = 6.
+    rounding = 6 * np.sqrt(matrix.shape[1]) * _UNIT_ROUNDOFF * jnp.linalg.norm(matrix)
+    return _Limits(sigma_low, sigma_1, rounding)
+
+
+def _fourier_limits(layer: FirstLayer, space: FourierSubspace) -> _Limits:
+    low, largest = gains(layer, space.projectors, space.image_shape)
+    places, numbers, matrix = np.prod(grid(space.image_shape, space.strides)), space.projectors.shape[-1], layer.matrix
+    # Dot products as for patches, where a pixel is in `cover` windows. The part in V_N is off by two Fourier transforms, each by at
+    # most 8 u log2(n) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms", theorem 24.2), and a product of p terms.
+    cover = np.prod([-(-side // stride) for side, stride in zip(layer.window, layer.strides, strict=False)])
+    products = 6 * np.sqrt(matrix.shape[1] * cover) * jnp.linalg.norm(matrix)
+    transforms = (16 * np.log2(places) + 6 * numbers) * largest
+    scale = np.sqrt(repeats(layer, space.image_shape))
+    rounding = _UNIT_ROUNDOFF * (products + scale * transforms)
+    return _Limits(scale * low, scale * largest, rounding)
+
+
+def _border(
+    layer: FirstLayer, delta: Float[Array, "height width channels"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """norm(T w) and norm(w) for what wraps around, w."""
+    wrapped = wrap_around(layer, delta)
+    return jnp.linalg.norm(unpadded(layer).apply(wrapped)), jnp.linalg.norm(wrapped)
+
+
+@jax.jit
+def _certify(layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
+    overlapping = isinstance(space, FourierSubspace)
+    limits = _fourier_limits(layer, space) if overlapping else _patch_limits(layer, space)
+
+    def one(image, stored) -> Certificate:
+        delta = stored - image
+        inside = space.project(delta)
+        size, gap = jnp.linalg.norm(delta), jnp.linalg.norm(layer.apply(delta))
+        border, outer = _border(layer, delta) if overlapping else (jnp.zeros(()), jnp.zeros(()))
+        terms = (
+            limits.low * jnp.linalg.norm(inside),
+            limits.largest * jnp.linalg.norm(delta - inside),
+            limits.rounding * (size + outer),
+            border,
+        )
+        expected = jnp.sqrt(jnp.mean(space.singular_values**2)) * jnp.linalg.norm(inside)
+        relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
+        return Certificate(psnr_db(delta), size, gap, sum(terms), gap <= sum(terms), *terms, expected, relative)
+
+    return jax.vmap(one)(images, recoded)
+
+
+class Prediction(NamedTuple):
+    """What the authorized model says of stored images, by execution (T2), one entry each.
+
+    kept: the same argmax as on the clean image. margin_clean, margin: largest minus second largest logit, clean and stored;
+    margin is the slack left for other hardware and precision. logit_gap: norm of the change of the logits.
+    """
+
+    predicted_clean: Int[Array, " n"]
+    predicted: Int[Array, " n"]
+    kept: Bool[Array, " n"]
+    margin_clean: Float[Array, " n"]
+    margin: Float[Array, " n"]
+    logit_gap: Float[Array, " n"]
+
+
+@jax.jit
+def compare_logits(clean: Float[Array, "n classes"], stored: Float[Array, "n classes"]) -> Prediction:
+    """Prediction certificates from the authorized model's logits on the clean and on the stored images."""
+
+    def margin(logits):
+        best = jax.lax.top_k(logits, 2)[0]
+        return best[:, 0] - best[:, 1]
+
+    before, after = clean.argmax(-1), stored.argmax(-1)
+    return Prediction(
+        before, after, before == after, margin(clean), margin(stored), jnp.linalg.norm(stored - clean, axis=-1)
+    )
+
+
+def cosine(
+    one: Float32[np.ndarray, "n features"], other: Float32[np.ndarray, "n features"]
+) -> Float64[np.ndarray, " n"]:
+    """Cosine of the angle between two rows of features; 1 for equal ones."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+
+
+def failure_upper_bound(failures: int, n: int, confidence: float = 0.95) -> float:
+    """One-sided Clopper-Pearson upper bound of a failure rate after `failures` of `n`; about 3 / n for none."""
+    if failures >= n:
+        return 1.0
+    return float(scipy.stats.beta.ppf(confidence, failures + 1, n - failures))
+
+
+class Deviation(NamedTuple):
+    """The energy norm(T_u delta)^2 of Gaussian noise at a reader's first layer: mean, and limits that each fail with
+    probability at most exp(-t). relative_gain: energy against isotropic noise of the same energy; 1 is no help from the subspace.
+    """
+
+    mean: Float[Array, ""]
+    lower: Float[Array, ""]
+    upper: Float[Array, ""]
+    relative_gain: Float[Array, ""]
+
+
+def reader_deviation(
+    reader: FirstLayer, space: Subspace, noise_std: float | Float[Array, ""], t: float = 3.0
+) -> Deviation:
+    """T3: noise with standard deviation `noise_std` (pixel units) on every coordinate of V_N in every patch, seen by a reader with
+    the same patches: P s^2 trace(V_N^T G V_N), with the tails of Laurent and Massart (2000, lemma 1) for P independent patches.
+
+    `recode`'s gaussian fixes the norm instead; its energy has the same mean with noise_std = norm(delta) / sqrt(P k).
+    Raises UserError for a reader whose patches are others: measure norm(T_u delta) instead.
+    """
+    if not same_patches(reader, space):
+        raise UserError(
+            f"the reader's windows {reader.window}, strides {reader.strides} are not the subspace's patches {space.window}"
+        )
+    return _deviation(reader.matrix, space, noise_std, t)
+
+
+def same_patches(reader: FirstLayer, space: Subspace) -> bool:
+    """Whether the reader cuts images of the space into the same patches; never where the space's windows overlap."""
+    return isinstance(space, PatchSubspace) and reader.window == space.window and reader.tiles(space.image_shape)
+
+
+def _same_cells(layer: FirstLayer, space: Subspace) -> bool:
+    """Whether a subspace of frequencies is one of cells that the layer moves by."""
+    same = isinstance(space, FourierSubspace) and layer.strides == space.strides
+    return same and layer.window[2] == space.image_shape[2]
+
+
+@jax.jit
+def _deviation(matrix, space: PatchSubspace, noise_std, t) -> Deviation:
+    seen = jnp.matmul(matrix, space.basis, precision=HIGHEST)
+    eigenvalues = jnp.square(jnp.linalg.svd(seen, compute_uv=False))
+    patches, scale = space.num_patches, jnp.square(noise_std)
+    trace = patches * jnp.sum(eigenvalues)
+    spread = 2 * jnp.sqrt(patches * jnp.sum(eigenvalues**2) * t)
+    upper = trace + spread + 2 * jnp.max(eigenvalues) * t
+    gain = (jnp.sum(eigenvalues) / space.num_directions) / jnp.mean(jnp.sum(matrix**2, axis=0))
+    return Deviation(scale * trace, scale * jnp.maximum(trace - spread, 0), scale * upper, gain)
+
+
+def spectral_gap(values: Float[Array | np.ndarray, " d"], others: Float[Array | np.ndarray, " d"]) -> Float[Array, ""]:
+    """Hoffman-Wielandt (Mirsky): sum (sigma_i(A) - sigma_i(B))^2 <= norm(A - B)_F^2, for the paper's table.
+
+    Not sufficient: it compares spectra and is blind to directions. With equal spectra it is 0 and noise may still be large;
+    with B = 10 A it is large and B reads everything. Certify with `reader_deviation`.
+    """
+    return jnp.sum(jnp.square(values - others))
+
+
+def noise_energy(layer: FirstLayer, delta: Float[Array | np.ndarray, "n height width channels"]) -> Float[Array, " n"]:
+    """norm(T_u delta)^2 of each image, for any first layer."""
+    return jnp.sum(jnp.square(layer.apply(delta)), axis=(1, 2, 3))

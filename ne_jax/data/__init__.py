@@ -1,0 +1,1 @@
+"""Pictures of any kind of file as pixels, and how a model prepares them."""

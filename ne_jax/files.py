@@ -1,0 +1,98 @@
+"""Bytes: files that appear whole or not at all, their hashes, JSON, and work done ahead in threads."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ne_jax.errors import UserError
+
+# The system's words for what stops a file -> ours, and the way out. Words, because ArrayRecord's writer gives no number.
+_STOPPED = {
+    "No space left on device": ("no space left on the device", "free some"),
+    "Disk quota exceeded": ("no disk quota left", "free some"),
+    "File too large": ("larger than a file may be here", "allow larger files, or set smaller shards,"),
+    "Read-only file system": ("read-only file system", "make it writable"),
+    "Permission denied": ("permission denied", "make it writable"),
+}
+
+
+def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> str:
+    """Let `write` fill PATH.partial, and put that under its name when it is whole. Gives the SHA-256.
+
+    Raises UserError where the file cannot be written, with the reason. What was written until then is removed; after a kill it
+    stays as PATH.partial, and the next run writes that anew.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        digest = sha256(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        found = (ours for text, ours in _STOPPED.items() if text in str(error))
+        reason, way_out = next(found, (error.strerror or str(error), "put that right"))
+        raise UserError(
+            f"{reason} while writing {path}; {way_out} and give the same command again: what is written is kept"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return digest
+
+
+def write_atomic(path: pathlib.Path, data: bytes | str) -> str:
+    """`write_file` with `data` for content, text in UTF-8."""
+    content = data.encode() if isinstance(data, str) else data
+    return write_file(path, lambda partial: partial.write_bytes(content))
+
+
+def line(error: BaseException) -> str:
+    """What an error of another package says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """`value` as indented JSON, atomic. NaN and infinity are refused: they are no JSON."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def finite(values: Iterable) -> list[float | None]:
+    """Numbers as JSON has them: None for NaN and infinity, such as the PSNR of an image that was left as it is."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def ahead(function: Callable, items: Iterable, count: int) -> Iterator:
+    """function(item) of each item, in order, with `count` more under way in threads."""
+    waiting: collections.deque[Future] = collections.deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of(files: Sequence[pathlib.Path]) -> str:
+    """SHA-256 of a file; of the files' hashes, in order, if there are several. Hexadecimal."""
+    hashes = [sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""One file a family of networks, with the names that its published checkpoints use."""

@@ -1,0 +1,1 @@
+"""Networks that other programs run: ONNX files and PyTorch modules."""

@@ -1,0 +1,1 @@
+"""NEs as ordinary files that prove themselves: formats, manifest, writing, reading, verifying."""

@@ -1,0 +1,97 @@
+"""Records and summaries as tables: Markdown, which a terminal shows well too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ne_jax.measure.answers import BASELINES, CONDITIONS
+from ne_jax.release.certificates import kept_in_words
+
+METRICS = ("accuracy", "agreement", "feature_cosine")
+NAMES = {
+    "clean": "clean",
+    "ne": "NE",
+    "gaussian": "isotropic control",
+    "subspace_noise": "noise in the subspace",
+    "unconstrained": "surrogates led away, nobody authorized",
+}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def formats(records: list[dict]) -> list[str]:
+    """Release formats in the records, in order."""
+    return list(dict.fromkeys(row["release_format"] for row in records))
+
+
+def told(row: dict) -> str:
+    """A record's value and its 95 % interval."""
+    low, high = row["ci95"]
+    if row["metric"] == "feature_cosine":
+        return f"{row['value']:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{row['value']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def result_table(records: list[dict], release_format: str, conditions: Sequence[str], metric: str) -> str:
+    """Readers down, conditions across; each cell value [95 % interval]; PSNR and n in the head."""
+    rows = {
+        (row["reader"], row["condition"]): row
+        for row in records
+        if (row["release_format"], row["metric"]) == (release_format, metric)
+    }
+    readers = list(dict.fromkeys(reader for reader, _ in rows))
+    if not readers:
+        return ""
+    heads = []
+    for condition in conditions:
+        row = rows[readers[0], condition]
+        strength = "" if row["psnr_db"] is None else f", {row['psnr_db']:z.1f} dB"
+        heads.append(f"{NAMES[condition]}{strength}, n = {row['n']:,}")
+    cells = [[_bold(row_name, records), *(told(rows[row_name, c]) for c in conditions)] for row_name in readers]
+    return table([f"{release_format}: {metric}", *heads], cells)
+
+
+def _bold(reader: str, records: list[dict]) -> str:
+    return f"**{reader}** (authorized)" if reader == records[0]["authorized"] else reader
+
+
+def main_conditions(records: list[dict]) -> list[str]:
+    """Conditions of the main tables that the records have, in order."""
+    present = {row["condition"] for row in records}
+    return [condition for condition in (*CONDITIONS, *BASELINES) if condition in present]
+
+
+def results_text(records: list[dict]) -> str:
+    """The tables of evaluate, for a terminal."""
+    shown = main_conditions(records)
+    parts = [result_table(records, name, shown, metric) for name in formats(records) for metric in METRICS]
+    return "\n".join(_align(part) for part in parts if part)
+
+
+def _align(text: str) -> str:
+    """The same with columns of one width."""
+    rows = [line.strip("| ").split(" | ") for line in text.strip().splitlines()]
+    widths = [max(len(cell) for cell in column if cell != "---") for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = ["-" * width if cell == "---" else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def check_text(summary: dict) -> str:
+    """The certificates of a check, for a terminal."""
+    lines = []
+    for name, found in summary.items():
+        lines.append(
+            f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; {kept_in_words(found)}; median feature gap "
+            f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:z.1f} dB"
+        )
+        for other, row in found.get("also_authorized", {}).items():
+            lost = f"; prediction kept on {row['prediction_kept']:,}" if "prediction_kept" in row else ""
+            lines.append(f"  {other}, authorized too: bound holds on {row['bound_holds']:,} of {row['n']:,}{lost}")
+    return "\n".join(lines)

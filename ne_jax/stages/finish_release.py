@@ -1,0 +1,125 @@
+"""The end of stage encode: when the last shard is written, the release's own files and its public manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ne_jax import files
+from ne_jax.core.leak_floor import leak_floor
+from ne_jax.core.pixels import to_float
+from ne_jax.models.model import Model
+from ne_jax.recoding import paper
+from ne_jax.release import manifest, writing
+from ne_jax.release.formats import write_index
+from ne_jax.stages.job import Job
+
+LIMITS = (
+    "No encryption and no privacy: people may still see what an image shows.",
+    "Whoever knows the authorized model's first layer can compute the directions and take the change out; if its weights are "
+    "public, that is everybody.",
+    "Models that are close relatives of the authorized one may read the images, and a model that is trained on them can learn to.",
+    "A resize, crop, filter or lossy compression may break them for the authorized model.",
+    "What was measured holds for the models and the date of the measurement.",
+)
+GEOMETRY = (
+    "Feed the stored pixels as they are, at this size and place: a resize, or a crop off the patch grid, breaks the change for the "
+    "authorized model too."
+)
+
+
+_USED = {
+    "contrastive": ("surrogates",),
+    "guided": ("surrogates", "steps", "restarts", "jpeg_quality"),
+    "deep": ("surrogates", "steps", "restarts", "restore", "margin_share", "logit_gap"),
+}
+
+
+def publish(job: Job, release_format: str) -> None:
+    """Write SHA256SUMS, what the format needs beside its shards, and last the manifest, if every shard is there and no other
+    process has done so; one process at a time."""
+    folder, paths = job.release_dir(release_format), [job.record(release_format, n) for n in range(job.num_shards)]
+    if (folder / manifest.MANIFEST).is_file() or not all(path.is_file() for path in paths):
+        return
+    totals = _add_up(json.loads(path.read_text()) for path in paths)
+    shape, counts = job.authorized.preprocess.image_shape, totals.counts
+    ne = _facts(job, release_format, totals)
+    index = write_index(folder, release_format, shape, counts, manifest.describe(release_format, ne))
+    records = (json.loads(path.read_text())["files"].items() for path in paths)
+    sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(records)))
+    settings = {key: job.config.release[key] or None for key in ("license", "creator", "url")}
+    files.write_json(folder / manifest.MANIFEST, manifest.build(release_format, ne, *sums, **settings))
+
+
+class _Totals(NamedTuple):
+    """What all shard records say together. counts: images of each shard. psnr_db: of the images that were changed."""
+
+    counts: list[int]
+    psnr_db: dict[str, float | None]
+    left_unchanged: int
+    edge_share: float | None
+
+
+def _add_up(records: Iterator[dict[str, Any]]) -> _Totals:
+    counts, strength, edge = [], [], []
+    for record in records:
+        counts.append(record["images"])
+        strength += record["psnr_db"]
+        edge += record["edge_share"]
+    changed = [value for value in strength if value is not None]
+    spread = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
+    named = dict(zip(("min", "median", "max"), spread, strict=True))
+    return _Totals(counts, named, len(strength) - len(changed), float(np.mean(edge)) if edge else None)
+
+
+def _named(model: Model) -> dict[str, str]:
+    return {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256}
+
+
+def _leak(job: Job, design: str) -> dict[str, float | None]:
+    """What the best linear attack that knows the first layer rebuilds, in dB, whatever the noise; not for changes outside V_N."""
+    if design in ("deep", "paper"):
+        return {}
+    floor = leak_floor(job.space, np.asarray(to_float(job.sample_pixels())))
+    return {"best_linear_white_box_reconstruction_db": round(floor, 1) if np.isfinite(floor) else None}
+
+
+def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
+    """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
+    model, settings, design = job.authorized, job.config.recode, job.design(release_format)
+    space = job.directions(design) if design in ("paper", "contrastive") else job.space
+    directions, rest = space.basis.shape[::-1] if design == "paper" else (space.num_directions, space.total_directions)
+    used = {key: settings[key] for key in _USED.get(design, ())}
+    return {
+        **({"warning": paper.MARK} if design == "paper" else {}),
+        "format": release_format,
+        "images": sum(totals.counts),
+        "authorized": _named(model),
+        **({"also_authorized": [_named(other) for other in job.also]} if job.also else {}),
+        "image_shape": list(model.preprocess.image_shape),
+        "geometry": GEOMETRY,
+        "window": list(model.first_layer.window),
+        "preprocess": json.loads(json.dumps(dataclasses.asdict(model.preprocess))),
+        "colour": "pixels as decoded; ICC profiles are not applied; alpha is laid on white",
+        "rule": job.config.subspace.rule,
+        "threshold": job.config.subspace.value,
+        "directions": directions,
+        "sensitive_directions": rest - directions,
+        "design": design,
+        **({key: list(value) if isinstance(value, tuple) else value for key, value in used.items()}),
+        "replace": settings.replace,
+        "noise": "one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
+        "psnr_db_asked": settings.psnr_db,
+        "psnr_db_realised": totals.psnr_db,
+        "left_unchanged": totals.left_unchanged,
+        "edge_share": totals.edge_share,
+        **_leak(job, design),
+        "versions": {name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
+        "limits": list(LIMITS),
+    }

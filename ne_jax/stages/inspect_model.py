@@ -1,0 +1,150 @@
+"""Stage inspect: the first layer's spectrum, and what a release for this model would cost and stop, on a sample of the images."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from ne_jax import files
+from ne_jax.core import bounds
+from ne_jax.core.leak_floor import leak_floor
+from ne_jax.core.pixels import to_float
+from ne_jax.core.subspace import strongest_psnr_db
+from ne_jax.measure.answers import answer, scores
+from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.stages.cost import cost
+from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
+from ne_jax.stages.evaluate import control
+from ne_jax.stages.job import Job, load_named
+
+INSPECTION = "inspect.json"
+_THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_LEAK = 0.1  # share of the images' energy in the subspace above which `replace` is worth a word
+_DRAWN = 2000  # singular values that are kept for the picture, at most
+_RECOMMENDED = {
+    "guided": "For pictures with little noise: recode.design=guided with some recode.surrogates, as many directions are exactly null and "
+    "changes in them cost the authorized model nothing. gaussian (float files) and boxed need no other model, and more noise.",
+    "deep": "Recommended: recode.design=deep with some recode.surrogates, as no direction of the first layer is exactly null: noise "
+    "alone would reach the authorized model before it stops others.",
+}
+_GAP = 0.01  # relative feature gap for which the largest safe strength is told
+
+
+def run(job: Job) -> dict:
+    """Write inspect.json and return it."""
+    sample = job.sample_pixels()
+    clean = sample[: FEW if cost(job) else None]
+    keys = noise_keys(job.secret(), clean)
+    floor = leak_floor(job.space, np.asarray(to_float(sample)))
+    readers = [load_named(job.config, name) for name in job.config.readers]
+    sigma = np.asarray(job.spectrum.singular_values, np.float64)
+    null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
+    places = np.unique(np.linspace(0, len(sigma) - 1, _DRAWN).astype(int))
+    allowed = strongest_psnr_db(job.space, _GAP, job.feature_norm)
+    found = {
+        "authorized": job.authorized.name,
+        "architecture": job.authorized.architecture,
+        "checkpoint_sha256": job.authorized.sha256,
+        "image_shape": list(job.authorized.preprocess.image_shape),
+        "window": list(job.space.window),
+        "whole": "a patch" if job.space.num_patches > 1 else "an image",
+        "patch_numbers": len(sigma),
+        "outputs": int(job.authorized.first_layer.kernel.shape[-1]),
+        "exact_null_directions": null,
+        "directions_by_threshold": {f"{tau:g}": int(np.sum(sigma <= tau * sigma[0])) for tau in _THRESHOLDS},
+        "rule": job.config.subspace.rule,
+        "threshold": job.config.subspace.value,
+        "directions": job.space.num_directions,
+        "largest_relative_sigma": float(job.space.singular_values[0] / job.space.sigma_1),
+        "image_energy_in_subspace": _energy_share(job, clean),
+        "best_linear_white_box_reconstruction_db": floor if np.isfinite(floor) else None,
+        "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
+        "recommended_design": "guided" if job.space.num_patches > 1 and null else "deep",
+        "sample": len(clean),
+        "singular_value_places": (places + 1).tolist(),
+        "singular_values": sigma[places].tolist(),
+        "formats": {name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
+    }
+    files.write_json(job.workdir / INSPECTION, found)
+    return found
+
+
+def _energy_share(job: Job, clean: np.ndarray) -> float:
+    """Share of the images' energy around the model's mean pixel that lies in the subspace: what `replace` would remove."""
+    centred = to_float(clean) - job.authorized.first_layer.mean
+    inside = jax.vmap(job.space.project)(centred)
+    return float((inside**2).sum() / (centred**2).sum())
+
+
+def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers) -> dict:
+    """Strength that a format reaches on the sample, and for each reader the noise at its first layer and the agreement it keeps."""
+    stored = to_float(recode_job(job, release_format, keys, clean, job.config.recode.psnr_db))
+    psnr = realised_psnr_db(clean, stored)
+    images = to_float(clean)
+    noisy = control(keys, np.asarray(images), psnr, release_format)
+    rows = {}
+    for reader in readers:
+        row = {}
+        if reader.preprocess.image_shape == images.shape[1:]:
+            layer = reader.first_layer
+            energy = bounds.noise_energy(layer, stored - images).mean()
+            row["noise_to_signal"] = float(np.sqrt(energy / bounds.noise_energy(layer, images - layer.mean).mean()))
+            row["gain_over_isotropic"] = float(energy / bounds.noise_energy(layer, noisy - images).mean())
+        measured = scores(answer(reader, np.asarray(stored)), answer(reader, np.asarray(images)), None)
+        row |= {metric: float(values.mean()) for metric, values in measured.items()}
+        rows[reader.name] = row
+    return {
+        "design": job.design(release_format),
+        "psnr_db_asked": job.config.recode.psnr_db,
+        "psnr_db_median": float(np.median(psnr)),
+        "psnr_db_strongest": float(psnr.min()),
+        "psnr_db_weakest": float(psnr.max()),
+        "readers": rows,
+    }
+
+
+def _kept(row: dict) -> str:
+    agreement = f"agreement {row['agreement']:.0%}, " if "agreement" in row else ""
+    return f"{agreement}cosine of features {row['feature_cosine']:.3f}"
+
+
+def _removal(found: dict) -> str:
+    """A word on `replace`, where much could leak and the design goes with it."""
+    designs = {entry["design"] for entry in found["formats"].values()}
+    worth = found["image_energy_in_subspace"] > _LEAK and not {"guided", "deep"} & designs
+    return "; recode.replace=True removes it" if worth else ""
+
+
+def describe(found: dict) -> str:
+    """The inspection as a few lines of text."""
+    low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
+    share = found["image_energy_in_subspace"]
+    lines = [
+        f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of "
+        f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: "
+        f"{found['largest_relative_sigma']:.2g}).",
+        f"They hold {share:.1%} of the images' energy{_removal(found)}.",
+    ]
+    if found["best_linear_white_box_reconstruction_db"] is not None:
+        lines.append(
+            "Best linear white-box reconstruction: noise of any strength in these directions leaves "
+            f"{found['best_linear_white_box_reconstruction_db']:.1f} dB to whoever knows them and how images look."
+        )
+    if null == 0:
+        lines.append("No direction is exactly null: the authorized model sees a little of every change.")
+    for name, entry in found["formats"].items():
+        lines.append(
+            f"{name} ({entry['design']}): {entry['psnr_db_median']:.1f} dB median on {found['sample']} images "
+            f"(asked {entry['psnr_db_asked']:g})"
+        )
+        for reader, row in entry["readers"].items():
+            seen = ""
+            if "noise_to_signal" in row:
+                seen = f"noise / signal at its first layer {row['noise_to_signal']:.3g} ({row['gain_over_isotropic']:.2g} of isotropic), "
+            lines.append(f"  {reader}: {seen}{_kept(row)}")
+    lines.append(_RECOMMENDED[found["recommended_design"]])
+    lines.append(
+        f"Whoever has the first layer of {found['authorized']} can compute this subspace and project it away. If the checkpoint is "
+        "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,245 @@
+"""What the stages share: a config made into a model, a subspace and a source, and the places in the workdir."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from threadpoolctl import threadpool_limits
+
+from ne_jax import config as configs
+from ne_jax import files
+from ne_jax.core.first_layer import FirstLayer, stacked
+from ne_jax.core.pixels import to_float
+from ne_jax.core.polyphase import PolyphaseSpectrum
+from ne_jax.core.spectrum import Spectrum, spectrum
+from ne_jax.core.subspace import Subspace, low_sensitivity
+from ne_jax.data import sources
+from ne_jax.data.preprocess import from_fields
+from ne_jax.errors import UserError
+from ne_jax.models.as_reader import reading
+from ne_jax.models.loading import load_model
+from ne_jax.models.model import Model
+from ne_jax.recoding import paper
+from ne_jax.recoding.contrastive import contrastive
+from ne_jax.recoding.deep import Deep
+from ne_jax.recoding.designs import Directions
+from ne_jax.recoding.guided import Guide
+from ne_jax.release import formats, owner_files
+from ne_jax.stages import multihost
+
+
+class Job(NamedTuple):
+    """A run: where it happens, for whom, on what. also: models authorized beside the first. surrogates: models that the design
+    leads away. feature_norm: median norm(T (x - mean)) of a few images.
+
+    source: under the names that are released. lock: held while the job is.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    authorized: Model
+    also: tuple[Model, ...]
+    surrogates: tuple[Model, ...]
+    source: sources.Source
+    spectrum: Spectrum | PolyphaseSpectrum
+    space: Subspace
+    feature_norm: float
+    lock: multihost.Lock
+
+    def release_dir(self, release_format: str) -> pathlib.Path:
+        """Where the release of a format lies."""
+        return self.workdir / "releases" / release_format
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of a release."""
+        return -(-len(self.source.names) // self.config.release.shard_size)
+
+    def shard(self, number: int) -> range:
+        """Indices of the source images of a shard."""
+        start = number * self.config.release.shard_size
+        return range(start, min(start + self.config.release.shard_size, len(self.source.names)))
+
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that a source image belongs to."""
+        return index // self.config.release.shard_size
+
+    def record(self, release_format: str, shard: int) -> pathlib.Path:
+        """What is noted when a shard is written."""
+        return self.workdir / "progress" / release_format / f"{shard:05d}.json"
+
+    @property
+    def private_dir(self) -> pathlib.Path:
+        """What must not be released."""
+        return self.workdir / "private"
+
+    def design(self, release_format: str) -> str:
+        """The recoding design of a format."""
+        asked = self.config.recode.design
+        return formats.FORMATS[release_format].design if asked == "auto" else asked
+
+    def directions(self, design: str) -> Directions:
+        """What a design needs beside an image: where its noise lies, and the networks that it looks at."""
+        settings, layer = self.config.recode, self.authorized.first_layer
+        if design == "paper":
+            return paper.Tile(layer, paper.low_directions(layer, self.config.subspace.value))
+        if design == "contrastive":
+            return contrastive(self.space, [model.first_layer for model in self.surrogates])
+        if design not in ("guided", "deep"):
+            return self.space
+        shape = self.authorized.preprocess.image_shape
+        readers = tuple(reading(model, shape) for model in self.surrogates)
+        if design == "guided":
+            layer = _layer(self.authorized, self.also)
+            return Guide(self.space, readers, settings.steps, layer, settings.restarts, settings.jpeg_quality)
+        own = tuple(reading(model, shape) for model in (self.authorized, *self.also))
+        return Deep(
+            own, readers, settings.margin_share, settings.logit_gap, settings.steps, settings.restore, settings.restarts
+        )
+
+    def secret(self) -> bytes:
+        """The secret that noise and opaque names come from."""
+        return _secret(self.config, self.workdir)
+
+    def sample_pixels(self) -> np.ndarray:
+        """At most 64 clean images, uint8, spread evenly over the source; broken ones left out."""
+        return _sample(self.source, self.authorized)
+
+
+def _secret(config: ConfigDict, workdir: pathlib.Path) -> bytes:
+    return owner_files.load_secret(pathlib.Path(config.recode.secret_file or workdir / "private" / owner_files.SECRET))
+
+
+def _sample(source: sources.Source, model: Model, count: int = 64) -> np.ndarray:
+    indices = np.unique(np.linspace(0, len(source.names) - 1, count).astype(int))
+    reasons: list[str] = []
+    found = [
+        batch.pixels[batch.mask]
+        for batch in sources.batches(
+            source, model.preprocess, len(indices), indices.tolist(), lambda _, why: reasons.append(why)
+        )
+    ]
+    if not found:
+        raise UserError(f"data: none of {len(indices)} sampled images can be read; the first: {reasons[0]}")
+    return np.concatenate(found)
+
+
+def load_named(config: ConfigDict, name: str) -> Model:
+    """A model by its name in the config's `models`, or a shipped one."""
+    if name in config.models:
+        entry = config.models[name]
+        unknown = sorted(set(entry.keys()) - {"architecture", "checkpoint", "image_size", "preprocess"})
+        if unknown or "architecture" not in entry:
+            what = f"{unknown[0]} is unknown" if unknown else "architecture is missing"
+            raise UserError(f"models.{name}: {what}; give architecture, checkpoint, image_size or preprocess")
+        rules = entry.get("preprocess")
+        return load_model(
+            entry.architecture,
+            entry.get("checkpoint"),
+            label=name,
+            image_size=entry.get("image_size"),
+            preprocess=None if rules is None else from_fields(rules.to_dict()),
+            cache=config.cache or None,
+        )
+    return load_model(name)
+
+
+def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
+    """Check the config, claim the workdir for it, load the authorized model and choose the subspace. Close the job's lock to let
+    another run in; where this raises, it is closed."""
+    configs.check(config)
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(_lock(config, workdir))
+        _claim(config, workdir)
+        source = _open_source(config, workdir)
+        model, *also = (load_named(config, name) for name in (config.authorized, *config.also_authorized))
+        needed = config.recode.surrogates if config.recode.design in configs.NEED_SURROGATES else ()
+        surrogates = tuple(load_named(config, name) for name in needed)
+        if multihost.several():
+            for each in (model, *also, *surrogates):
+                multihost.agree(f"checkpoint of {each.name}", bytes.fromhex(each.sha256))
+        # How many threads the SVD has decides the last bits of the directions, and so of the files.
+        with threadpool_limits(1, "blas"):
+            values = jax.block_until_ready(spectrum(_layer(model, also), model.preprocess.image_shape))
+        sample = to_float(_sample(source, model))
+        responses = np.asarray(jax.vmap(model.first_layer.response)(sample)).reshape(len(sample), -1)
+        norm = float(np.median(np.linalg.norm(responses, axis=-1)))
+        rule = config.subspace
+        space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=norm)
+        held.pop_all()
+    return Job(config, workdir, model, tuple(also), surrogates, source, values, space, norm, lock)
+
+
+def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:
+    """The first layer of all authorized models. Raises UserError for one that takes other pixels."""
+    if not also:
+        return model.first_layer
+    for other in also:
+        if other.preprocess != model.preprocess:
+            raise UserError(
+                f"also_authorized: {other.name} prepares images otherwise than {model.name}; authorize models with one preprocessing"
+            )
+    layers = [each.first_layer for each in (model, *also)]
+    return stacked(layers, model.preprocess.image_shape, unit_norm=True)
+
+
+def _lock(config: ConfigDict, workdir: pathlib.Path) -> multihost.Lock:
+    """Lock the workdir; refuse one that another run is in, or that is among the images."""
+    images = config.data.path
+    if config.data.kind == "folder" and images and _real(workdir).is_relative_to(_real(images)):
+        raise UserError(
+            f"workdir {workdir} lies in data.path {images}, so its files would pass for images; give another"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        return multihost.lock(workdir)
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: cannot write ({error.strerror}); give another --workdir") from error
+
+
+def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Write the config into a new workdir; refuse one that was made with another."""
+    path, flat = workdir / "config.json", configs.leaves(config)
+    if path.is_file():
+        difference = configs.first_difference(json.loads(path.read_text()), config)
+        if difference:
+            raise UserError(f"workdir {workdir} was made with another config ({difference}); give another --workdir")
+    if multihost.first():
+        files.write_json(path, flat)
+        _secret(config, workdir)
+    multihost.wait_for_first("config and secret")
+    if multihost.several():
+        multihost.agree("config", _digest(flat))
+        multihost.agree("secret", _digest(_secret(config, workdir).hex()))
+
+
+def _real(path: pathlib.Path | str) -> pathlib.Path:
+    return pathlib.Path(os.path.realpath(path))
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+
+
+def _open_source(config: ConfigDict, workdir: pathlib.Path) -> sources.Source:
+    """The source under the names that are released; refused if it is not the one that the workdir was made with."""
+    rules = config.data
+    limits = {"max_megapixels": rules.max_megapixels, "follow_links": rules.follow_links}
+    source = sources.open_source(rules.kind, rules.path, rules.split, rules.limit, **limits)
+    former = source.names
+    if config.release.opaque_names:
+        source, former = owner_files.opaque(source, _secret(config, workdir))
+    if multihost.first():
+        owner_files.keep_names(workdir / "private", source.names, former)
+    if multihost.several():
+        multihost.agree("data source", _digest(list(former)))
+    return source

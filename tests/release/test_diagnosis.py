@@ -1,0 +1,225 @@
+"""What was done to the files of a release is found, and told in words that an owner understands."""
+
+import io
+import re
+import tarfile
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from ne_jax.release import diagnosis, reading, verify
+from tests.verified import PNG, edit, encoded, proved
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def picture(change, **options):
+    """A damage: the picture opened, changed and saved under its name."""
+
+    def damage(path):
+        with Image.open(path) as image:
+            image.load()
+        change(image).save(path, **{"format": "PNG"} | options)
+
+    return diagnosis
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=75)
+    return Image.open(buffer)
+
+
+def swap(path):
+    other, kept = path.with_name("00004.png"), path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+
+
+OTHER = "images/test/00004.png"
+SIMPLE = {
+    "flipped byte": (flip, {PNG: "is broken|other bytes"}),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), {PNG: "is broken|is cut short"}),
+    "empty": (lambda path: path.write_bytes(b""), {PNG: "^is empty$"}),
+    "missing": (lambda path: path.unlink(), {PNG: "^is missing$"}),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), {PNG: "^is missing$"}),
+    "resized": (picture(lambda image: image.resize((56, 56))), {PNG: "^was resized: 56 x 56 and not 112 x 112$"}),
+    "JPEG": (picture(lambda image: image, format="JPEG"), {PNG: "^is a JPEG file now, and not a PNG$"}),
+    "palette": (picture(lambda image: image.convert("P")), {PNG: "^is a palette image now, and not grey$"}),
+    "colour": (picture(lambda image: image.convert("RGB")), {PNG: "^is RGB now, and not grey$"}),
+    "swapped": (swap, {PNG: f"^is the file that was released as {OTHER}$", OTHER: f"as {PNG}$"}),
+    "surplus": (lambda path: path.with_name("x.png").write_bytes(b""), {"images/test/x.png": "^is not part of the release"}),
+    "hidden": (lambda path: (path.parents[2] / ".DS_Store").write_bytes(b""), {".DS_Store": "is not part"}),
+    "a link": (lambda path: (path.parents[2] / "more").symlink_to(path.parent), {"more": "is not part"}),
+    "unfinished": (lambda path: path.with_name("y.png.partial").touch(), {"images/test/y.png.partial": "is not part"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", SIMPLE)
+def test_damage_is_found_and_named(job, copy, damage):
+    """Each file that was touched is broken, with what was done to it, and no other one."""
+    do, expected = SIMPLE[damage]
+    folder = copy("png8")
+    do(folder / PNG)
+    for private in (False, True):
+        found = proved(job, folder, private)
+        assert found["broken"].keys() == expected.keys() and found["everywhere"] is None
+        for name, pattern in expected.items():
+            assert re.search(pattern, found["broken"][name]), found["broken"][name]
+        assert found["images"] == 40 - len(expected.keys() & reading.read_sums(folder).keys())
+
+
+CHANGES = {
+    "same pixels": (lambda image: image, diagnosis._UNCLEAR, "same picture, other bytes (re-compressed without loss, or metadata changed)"),
+    "JPEG and back": (jpeg, diagnosis._UNCLEAR, "its pixels changed"),
+    "painted": (lambda image: (image.paste(90, (30, 30, 60, 60)), image)[1], diagnosis._UNCLEAR, "its pixels changed"),
+    "darker": (lambda image: image.point(lambda level: level * 0.8), diagnosis._UNCLEAR, "its pixels changed"),
+    "3x3 mean": (lambda image: image.filter(ImageFilter.BoxBlur(1)), diagnosis._GONE, diagnosis._GONE),
+    "3x3 median": (lambda image: image.filter(ImageFilter.MedianFilter(3)), diagnosis._GONE, diagnosis._GONE),
+    "there and back": (lambda image: image.resize((56, 56)).resize((112, 112)), diagnosis._GONE, diagnosis._GONE),
+    "cropped": (lambda image: image.crop((4, 4, 108, 108)).resize((112, 112)), diagnosis._GONE, diagnosis._GONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_picture_of_the_right_size_is_looked_at(job, copy, change):
+    """Whether the noise is gone is seen without the owner, whether a pixel changed at all with him."""
+    do, alone, with_owner = CHANGES[change]
+    folder = copy("png8")
+    picture(do, compress_level=9)(folder / PNG)
+    assert proved(job, folder)["broken"] == {PNG: alone}
+    assert proved(job, folder, private=True)["broken"] == {PNG: with_owner}
+
+
+def blur_npz(path):
+    with np.load(path) as arrays:
+        names, images = arrays["names"], arrays["images"]
+    blurred = jax.lax.reduce_window(images[5], 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), "SAME") / 9
+    images[5] = blurred
+    np.savez(path, images=images, names=names)
+
+
+def blur_tar(path):
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w") as tar:
+        for place, (member, data) in enumerate(members):
+            buffer = io.BytesIO(data)
+            if place == 5:
+                Image.open(io.BytesIO(data)).filter(ImageFilter.BoxBlur(1)).save(buffer, "PNG")
+                buffer.truncate()
+            member.size = len(buffer.getvalue())
+            buffer.seek(0)
+            tar.addfile(member, buffer)
+
+
+def rewrite_tar(path):
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w") as tar:
+        for member, data in members:
+            member.mtime = 1
+            tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("release_format", "path", "do"),
+    [("float32", "shards/00001.npz", blur_npz), ("webdataset", "shards/00001.tar", blur_tar)],
+)
+def test_the_image_in_a_shard_is_named(job, copy, release_format, path, do):
+    """A shard says which of its images is not what it was."""
+    folder = copy(release_format)
+    do(folder / path)
+    reason = f"{diagnosis._GONE}, in 1 of 16 images: test/00021"
+    assert proved(job, folder)["broken"] == {path: reason}
+    assert proved(job, folder, private=True)["broken"] == {path: reason}
+
+
+def test_a_shard_with_the_same_pictures(job, copy):
+    """Other bytes around the same pixels are broken, and known for what they are by the owner."""
+    folder = copy("webdataset")
+    rewrite_tar(folder / "shards/00000.tar")
+    assert proved(job, folder)["broken"] == {"shards/00000.tar": diagnosis._UNCLEAR}
+    told = proved(job, folder, private=True)["broken"]["shards/00000.tar"]
+    assert told.startswith("the same 16 pictures, or others are missing, other bytes")
+
+
+def test_metadata_of_a_format_counts(job, copy):
+    """A file without images is proved as well."""
+    folder = copy("array_record")
+    path = "ne_release/1.0.0/features.json"
+    (folder / path).write_text("{}")
+    assert proved(job, folder)["broken"] == {path: "is not the file that was released"}
+
+
+def each(change):
+    """A damage to every picture of a release."""
+
+    def damage(folder):
+        for path in folder.rglob("*.png"):
+            change(path)
+
+    return diagnosis
+
+
+def shrink_npz(folder):
+    for path in folder.rglob("*.npz"):
+        with np.load(path) as arrays:
+            names, images = arrays["names"], arrays["images"]
+        np.savez(path, names=names, images=images[:, ::2, ::2])
+
+
+WHOLE = {
+    "resized": ("png8", each(picture(lambda image: image.resize((56, 56)))), "every image file: was resized: 56 x 56 and not 112 x 112"),
+    "JPEG": ("png8", each(picture(lambda image: image, format="JPEG")), "every image file: is a JPEG file now, and not a PNG"),
+    "blurred": ("png8", each(picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))), f"every image file: {diagnosis._GONE}"),
+    "stored anew": ("png8", each(picture(lambda image: image, compress_level=9)), f"every image file: {diagnosis._UNCLEAR}"),
+    "left behind": ("png8", each(lambda path: path.unlink()), "every image file: is missing"),
+    "all but one": ("png8", each(lambda path: path.name == "00007.png" or path.write_bytes(b"")), "39 of 40 image files: is empty"),
+    "npz": ("float32", shrink_npz, "every image file: holds images of another kind: float32 (56, 56, 1) and not float32 (112, 112, 1)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", WHOLE)
+def test_a_release_that_was_processed_as_a_whole_is_told_once(job, copy, damage):
+    """What happened to every file is said on top, once, with what to do; each file is listed all the same."""
+    release_format, do, told = WHOLE[damage]
+    folder = copy(release_format)
+    do(folder)
+    found = proved(job, folder)
+    assert found["everywhere"].startswith(
+        told + "; this was done to the release as a whole: use the files as they were"
+    )
+    assert len(found["broken"]) >= 3 and "manifest.json" not in found["broken"]
+    lines = verify.describe(found).splitlines()
+    assert lines[0] == found["everywhere"] and len(lines) < 60
+
+
+def test_noise_of_no_known_strength_is_not_judged(job, copy):
+    """With `replace` and no file to compare with, or in paper mode, nothing is said about the noise."""
+    folder = copy("png8")
+    WHOLE["blurred"][1](folder)
+    edit(folder, lambda ne: ne.update(replace=True))
+    assert set(proved(job, folder)["broken"].values()) == {diagnosis._UNCLEAR}
+    edit(folder, lambda ne: ne.update(replace=False, design="paper", warning="INSECURE"))
+    found = proved(job, folder)
+    assert set(found["broken"].values()) == {diagnosis._UNCLEAR} and found["notes"] == ["INSECURE"]
+
+
+def test_a_layer_whose_windows_overlap(tmp_path):
+    """A release for a network with overlapping windows is proved and explained the same."""
+    small = {"authorized": "resnet_a", "data.limit": 8, "release.formats": ("png8",)}
+    job = encoded(
+        tmp_path / "run", **small, **{"subspace.rule": "count", "subspace.value": 4000.0, "recode.psnr_db": 20.0}
+    )
+    folder = job.release_dir("png8")
+    job.lock.close()
+    assert proved(job, folder)["holds"]
+    picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))(folder / PNG)
+    assert proved(job, folder)["broken"] == {PNG: diagnosis._GONE}
