@@ -10,8 +10,9 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from ne_jax.errors import UserError
@@ -64,9 +65,75 @@ def line(error: BaseException) -> str:
 _THREADS = min(8, os.cpu_count() or 1)
 
 
+R = TypeVar("R")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is written as JSON and read back by the same class: its fields and their types are the one schema of the file.
+
+    Fields keep the order of their definition. One that is absent and not null has the type `... | UnsetType` and the default UNSET.
+    Subclasses say kw_only=True too, which is not inherited.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """Dicts, lists and plain numbers, for `write_json` and `json.dumps`."""
+        return msgspec.to_builtins(self, enc_hook=_plain)
+
+    @classmethod
+    def from_json(cls: type[R], value: Any, place: str) -> R:
+        """The record in `value`. Raises UserError that names `place` and the field that is missing, surplus or of another type."""
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{place}: {told(error)}") from error
+
+
+def told(error: msgspec.MsgspecError) -> str:
+    """What msgspec says of a value, with the field first: "psnr_db: expected `float`, got `str`"."""
+    what, _, where = str(error).partition(" - at `$")
+    field = where.rstrip("`").lstrip(".")
+    return f"{field}: {what[:1].lower()}{what[1:]}" if field else what[:1].lower() + what[1:]
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value).__name__} has no place in a record")
+
+
+def _dumped(value: Any, indent: int | None) -> str:
+    return json.dumps(msgspec.to_builtins(value, enc_hook=_plain), indent=indent, allow_nan=False)
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """`value` as indented JSON, atomic. NaN and infinity are refused: they are no JSON."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """`value`, a Record or what may stand in one, as indented JSON, atomic. NaN and infinity are refused: they are no JSON."""
+    write_atomic(path, _dumped(value, 1) + "\n")
+
+
+def write_json_lines(path: pathlib.Path, rows: Iterable[Record]) -> None:
+    """A record a line, atomic."""
+    write_atomic(path, "".join(_dumped(row, None) + "\n" for row in rows))
+
+
+def read_json(path: pathlib.Path, kind: type[R]) -> R:
+    """The record, or list or dict of records, of a JSON file. Raises UserError that names the file and the field that is wrong."""
+    return _decoded(path.read_bytes(), kind, str(path))
+
+
+def read_json_lines(path: pathlib.Path, kind: type[R]) -> list[R]:
+    """The records of a file of JSON lines; empty lines are passed over. Raises UserError that names the line and the field."""
+    lines = enumerate(path.read_bytes().splitlines(), 1)
+    return [_decoded(line, kind, f"{path} line {number}") for number, line in lines if line.strip()]
+
+
+def _decoded(data: bytes, kind: type[R], place: str) -> R:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{place}: {told(error)}") from error
+    except msgspec.DecodeError as error:
+        raise UserError(f"{place}: no JSON ({told(error)})") from error
 
 
 def finite(values: Iterable) -> list[float | None]:
