@@ -14,23 +14,32 @@ input, told in one line.
 
 from __future__ import annotations
 
+import importlib
 import pathlib
+import pkgutil
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ne_jax.config import default
 from ne_jax.errors import UserError
-from ne_jax.models.registry import SAMPLES
-from ne_jax.release import verify
-from ne_jax.release.manifest import read_manifest
-from ne_jax.report import analysis_section, attack_sections, report, result_tables
-from ne_jax.stages import analyse, check, encode, evaluate, inspect_model, malloc, multihost
-from ne_jax.stages import attack as attack_stage
-from ne_jax.stages.job import Job, load_named, open_job
+from ne_jax.stages import malloc
 
-STAGES = ("inspect", "encode", "check", "evaluate", "attack", "report")  # of "all"
+if TYPE_CHECKING:
+    from ne_jax.stages.job import Job
+
+# Stage -> its module with `run(job)`, and what words the outcome for the terminal. Imported when run: JAX and the rest take seconds.
+_RUN = {
+    "inspect": ("stages.inspect_model", "stages.inspect_model:describe"),
+    "encode": ("stages.encode", None),
+    "check": ("stages.check", "report.result_tables:check_text"),
+    "evaluate": ("stages.evaluate", "report.result_tables:results_text"),
+    "attack": ("stages.attack", "report.attack_sections:text"),
+    "analyse": ("stages.analyse", None),
+    "report": ("report.report", "report.report:told"),
+}
+STAGES = tuple(stage for stage in _RUN if stage != "analyse")  # of "all"
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that this run makes")
@@ -38,6 +47,11 @@ _STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "analyse", "verify")
 _RELEASE = flags.DEFINE_string("release", None, "verify: folder of the release")
 _PRIVATE = flags.DEFINE_string(
     "private", None, "verify: the owner's WORKDIR/private, for every certificate and prediction"
+)
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "folder that keeps compiled programs for later runs; default: in your cache folder; empty: none",
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "encode: one of several processes that share the work")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; none: the cluster's environment tells")
@@ -48,21 +62,11 @@ _STRICT = flags.DEFINE_bool("strict", False, "exit with status 1 when an image c
 
 def run_stage(job: Job, stage: str) -> int:
     """One stage; returns the number of images that it had to skip."""
-    if stage == "inspect":
-        print(inspect_model.describe(inspect_model.run(job)))
-    elif stage == "encode":
-        return encode.run(job)
-    elif stage == "check":
-        print(result_tables.check_text(check.run(job)))
-    elif stage == "evaluate":
-        print(result_tables.results_text(evaluate.run(job)))
-    elif stage == "attack":
-        print(attack_sections.text(attack_stage.run(job)))
-    elif stage == "analyse":
-        analysis_section.draw(job.workdir / "figures", analyse.run(job))
-    elif stage == "report":
-        print(f"report: {report.run(job)}")
-    return 0
+    module, told = _RUN[stage]
+    found = importlib.import_module(f"ne_jax.{module}").run(job)
+    if told is not None:
+        print(pkgutil.resolve_name(f"ne_jax.{told}")(found))
+    return found if stage == "encode" else 0
 
 
 def main(argv: list[str]) -> None:
@@ -73,6 +77,9 @@ def main(argv: list[str]) -> None:
         config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
     except OSError as error:
         raise _unreadable(error) from error
+    from ne_jax.stages import compilation_cache
+
+    compilation_cache.use(_COMPILATION_CACHE.value)
     if _STAGE.value == "verify":
         sys.exit(_verify(config))
     if config is None or _WORKDIR.value is None:
@@ -80,7 +87,11 @@ def main(argv: list[str]) -> None:
     if _DISTRIBUTED.value:
         if _STAGE.value != "encode":
             raise UserError(f"--distributed is for --stage=encode; run --stage={_STAGE.value} in one process")
+        from ne_jax.stages import multihost
+
         multihost.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    from ne_jax.stages.job import open_job
+
     job = open_job(config, pathlib.Path(_WORKDIR.value))
     skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
@@ -98,6 +109,12 @@ def _verify(config: ConfigDict | None) -> int:
     """Exit status 0 for a release that holds, 1 for one that does not."""
     if _RELEASE.value is None:
         raise UserError("give --release=DIR, the folder that holds manifest.json")
+    from ne_jax.config import default
+    from ne_jax.models.registry import SAMPLES
+    from ne_jax.release import verify
+    from ne_jax.release.manifest import read_manifest
+    from ne_jax.stages.job import load_named
+
     release = pathlib.Path(_RELEASE.value)
     authorized = read_manifest(release).get("authorized")
     name = authorized.get("name") if isinstance(authorized, dict) else None

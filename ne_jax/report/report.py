@@ -92,6 +92,11 @@ def run(job: Job) -> pathlib.Path:
     return job.workdir / "report.html"
 
 
+def told(path: pathlib.Path) -> str:
+    """What `run` wrote, for a terminal."""
+    return f"report: {path}"
+
+
 def _lines(job: Job, name: str) -> list[dict]:
     """The lines of a file of stage attack; none where that did not run."""
     path = job.workdir / name
