@@ -14,14 +14,23 @@ SMALL = [
 ]
 
 
-def run(workdir, *arguments, config="configs/quickstart.py"):
-    return jobs.run(jobs.main(f"--config={config}", f"--workdir={workdir}", *arguments))
+def options(workdir, *arguments, config="configs/quickstart.py"):
+    return f"--config={config}", f"--workdir={workdir}", *SMALL, *arguments
+
+
+def call(workdir, *arguments, **config):
+    return jobs.call(*options(workdir, *arguments, **config))
+
+
+def run(workdir, *arguments, **config):
+    """In a process of its own, as a person runs it: once for each exit status."""
+    return jobs.run(jobs.main(*options(workdir, *arguments, **config)))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("main") / "run"
-    return workdir, run(workdir, *SMALL)
+    return workdir, run(workdir)
 
 
 def test_all_stages_from_the_command_line(finished):
@@ -39,7 +48,7 @@ def test_a_stage_can_be_run_alone_and_again(finished):
     """Each stage reads what the former wrote."""
     workdir, _ = finished
     for stage in ("inspect", "encode", "check", "evaluate", "report"):
-        done = run(workdir, *SMALL, f"--stage={stage}")
+        done = call(workdir, f"--stage={stage}")
         assert done.returncode == 0, done.stderr
 
 
@@ -63,8 +72,14 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_no_traceback(finished, mistake):
     """Exit status 2 and one line that names the thing."""
     arguments, config, part = MISTAKES[mistake]
-    done = run(finished[0], *SMALL, *arguments, config=config or "configs/quickstart.py")
+    done = call(finished[0], *arguments, config=config or "configs/quickstart.py")
     assert part in jobs.told(done)
+
+
+def test_a_mistake_ends_the_process_with_status_2(tmp_path):
+    """For the shell that started it: the status, and nothing but the line on standard error."""
+    done = run(tmp_path / "run", "--config.recode.psnr=3")
+    assert "psnr" in jobs.told(done) and done.stderr.count("\n") == 1 and not done.stdout
 
 
 NEW_WORKDIR_MISTAKES = {
@@ -86,23 +101,23 @@ NEW_WORKDIR_MISTAKES = {
 def test_a_mistake_in_a_new_workdir(tmp_path, mistake):
     """The same for mistakes that the config check, the model or the data find."""
     arguments, part = NEW_WORKDIR_MISTAKES[mistake]
-    assert part in jobs.told(run(tmp_path / "run", *SMALL, *arguments))
+    assert part in jobs.told(call(tmp_path / "run", *arguments))
 
 
 def test_a_typo_in_a_config_file_is_told(tmp_path):
     """A leaf that does not exist is an error there, too, and no setting that nothing reads."""
     config = jobs.write_config(tmp_path / "config.py", {})
     config.write_text(config.read_text().replace("    return", "    config.data.worker = 3\n    return"))
-    line = jobs.told(run(tmp_path / "run", config=config))
+    line = jobs.told(call(tmp_path / "run", config=config))
     assert line.startswith("error: --config: ") and "worker" in line and not (tmp_path / "run").exists()
 
 
 def test_verify_needs_a_release(tmp_path):
     """Without a folder, and with one that is no release, it says what to give."""
-    assert jobs.told(jobs.run(jobs.main("--stage=verify"))) == (
+    assert jobs.told(jobs.call("--stage=verify")) == (
         "error: give --release=DIR, the folder that holds manifest.json"
     )
-    line = jobs.told(jobs.run(jobs.main("--stage=verify", f"--release={tmp_path}")))
+    line = jobs.told(jobs.call("--stage=verify", f"--release={tmp_path}"))
     assert line.startswith(f"error: {tmp_path}: no manifest.json, so no complete release")
 
 
@@ -110,12 +125,12 @@ def test_a_release_can_be_verified_by_command(finished):
     """By whoever has the folder alone, and by its owner; a file that changed makes the status 1."""
     folder, private = finished[0] / "releases" / "png8", finished[0] / "private"
     for arguments in ([], [f"--private={private}"]):
-        done = jobs.run(jobs.main("--stage=verify", f"--release={folder}", *arguments))
+        done = jobs.call("--stage=verify", f"--release={folder}", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
     picture = folder / "images" / "test" / "00003.png"
     kept = picture.read_bytes()
     picture.write_bytes((folder / "images" / "test" / "00004.png").read_bytes())
-    done = jobs.run(jobs.main("--stage=verify", f"--release={folder}"))
+    done = jobs.call("--stage=verify", f"--release={folder}")
     picture.write_bytes(kept)
     assert done.returncode == 1 and "00003.png" in done.stdout and "Traceback" not in done.stderr
 
@@ -128,11 +143,11 @@ def test_strict_turns_skipped_images_into_a_failure(tmp_path):
         Image.new("L", (30, 30), 60 * index).save(folder / f"{index}.png")
     (folder / "broken.png").write_bytes(b"no image")
     arguments = ["--config.data.kind=folder", f"--config.data.path={folder}", "--stage=encode"]
-    done = run(tmp_path / "run", *SMALL, *arguments)
+    done = call(tmp_path / "run", *arguments)
     assert (
         done.returncode == 0
         and "1 of 4 images were skipped" in done.stderr
         and str(folder / "broken.png") in done.stderr
     )
-    assert run(tmp_path / "run", *SMALL, *arguments, "--strict").returncode == 1
+    assert run(tmp_path / "run", *arguments, "--strict").returncode == 1
     assert read_manifest(tmp_path / "run" / "releases" / "png8")["images"] == 3
