@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import markdown
-from markupsafe import Markup
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("ne_jax.report"),
@@ -40,4 +39,4 @@ def to_html(text: str, folder: pathlib.Path) -> str:
 
     body = re.sub(r'src="(figures/[^"]+)"', inline, converter.convert(text))
     title = text.splitlines()[0].removeprefix("# ")
-    return _TEMPLATES.get_template("page.html.jinja").render(title=title, body=Markup(body)) + "\n"
+    return _TEMPLATES.get_template("page.html.jinja").render(title=title, body=body) + "\n"
