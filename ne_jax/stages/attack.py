@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from types import GenericAlias
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -171,7 +172,9 @@ def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:
     return spaces[int(np.argmax(common))] if spaces else None
 
 
-def _kept(job: Job, release_format: str, name: str, settings: Any, kind: type[Made], make: Callable[[], Made]) -> Made:
+def _kept(
+    job: Job, release_format: str, name: str, settings: Any, kind: type[Made] | GenericAlias, make: Callable[[], Made]
+) -> Made:
     """What `make` gives, of the type `kind`, or gave in this workdir under the same settings on the same release."""
     made = (job.release_dir(release_format) / manifest.MANIFEST).read_bytes()
     settings = [settings, list(job.config.readers), list(job.config.models), importlib.metadata.version("ne_jax")]

@@ -4,8 +4,9 @@ import pytest
 
 from ne_jax.errors import UserError
 from ne_jax.files import write_json, write_json_lines
+from ne_jax.measure.records import NotRun
 from ne_jax.report.gathered import gather
-from tests.rows import ATTACKED, RESULT, attacked
+from tests.rows import ATTACKED, GROWTH, RESULT, attacked
 
 
 def workdir(path):
@@ -33,6 +34,17 @@ def test_attacks_and_analyses_may_be_missing(tmp_path):
     found = gather(workdir(tmp_path), "")
     assert found.records == [RESULT] and found.analysis is None
     assert found.attacked == found.grid == found.growth == found.not_run == []
+
+
+def test_what_attacks_wrote_is_read(tmp_path):
+    """Every file of stage attack, as the records that were written."""
+    why = NotRun(release_format="png8", attack="grey", why="one channel")
+    for name in ("attacks.jsonl", "preprocessing.jsonl"):
+        write_json_lines(workdir(tmp_path) / name, [ATTACKED])
+    write_json_lines(tmp_path / "attack_curves.jsonl", [GROWTH])
+    write_json(tmp_path / "attacks_not_run.json", [why])
+    found = gather(tmp_path, "")
+    assert found.attacked == found.grid == [ATTACKED] and found.growth == [GROWTH] and found.not_run == [why]
 
 
 def test_attacks_by_others_stand_beside_ours(tmp_path):
