@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 from ne_jax.errors import UserError
 from ne_jax.files import read_json, read_json_lines
+from ne_jax.measure.analysis_records import Analysis
 from ne_jax.measure.records import Attacked, Growth, NotRun, Result
 from ne_jax.stages import analyse, attack
 from ne_jax.stages.check import SUMMARY
 from ne_jax.stages.evaluate import CURVE, RESULTS
-from ne_jax.stages.inspect_model import INSPECTION
+from ne_jax.stages.inspect_model import INSPECTION, Inspection
 
 
 class Gathered(NamedTuple):
     """What stages found. attacked: by our attacks, and by stronger ones that others sent. analysis: None where stage analyse did not
     run; where attack did not, its lists are empty."""
 
-    inspected: dict[str, Any]
+    inspected: Inspection
     summary: dict[str, Any]
     records: list[Result]
     curve: list[Result]
@@ -26,7 +27,7 @@ class Gathered(NamedTuple):
     grid: list[Attacked]
     growth: list[Growth]
     not_run: list[NotRun]
-    analysis: dict[str, Any] | None
+    analysis: Analysis | None
 
 
 def gather(workdir: pathlib.Path, external: str) -> Gathered:
@@ -34,7 +35,7 @@ def gather(workdir: pathlib.Path, external: str) -> Gathered:
     file that is wrong."""
     not_run, analysis = workdir / attack.NOT_RUN, workdir / analyse.ANALYSIS
     return Gathered(
-        inspected=read_json(_needed(workdir, INSPECTION, "inspect"), dict),
+        inspected=read_json(_needed(workdir, INSPECTION, "inspect"), Inspection),
         summary=read_json(_needed(workdir, SUMMARY, "check"), dict),
         records=read_json_lines(_needed(workdir, RESULTS, "evaluate"), Result),
         curve=read_json_lines(_needed(workdir, CURVE, "evaluate"), Result),
@@ -42,7 +43,7 @@ def gather(workdir: pathlib.Path, external: str) -> Gathered:
         grid=_lines(workdir / attack.PREPROCESSING, Attacked),
         growth=_lines(workdir / attack.CURVES, Growth),
         not_run=read_json(not_run, list[NotRun]) if not_run.is_file() else [],
-        analysis=read_json(analysis, dict) if analysis.is_file() else None,
+        analysis=read_json(analysis, Analysis) if analysis.is_file() else None,
     )
 
 

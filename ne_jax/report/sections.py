@@ -20,7 +20,7 @@ from ne_jax.report.result_tables import formats, main_conditions, result_table, 
 from ne_jax.stages import attack
 from ne_jax.stages.check import SUMMARY
 from ne_jax.stages.evaluate import CURVE, RESULTS
-from ne_jax.stages.inspect_model import INSPECTION
+from ne_jax.stages.inspect_model import INSPECTION, Inspection
 from ne_jax.stages.job import Job
 
 _VERSIONS = ("ne_jax", "jax", "flax", "numpy", "pillow")
@@ -113,13 +113,13 @@ def _deviations(summary: dict[str, Any]) -> str:
     return table([*head, "spectral gap"], rows) if rows else ""
 
 
-def _spectrum(inspected: dict[str, Any]) -> dict[str, Any]:
+def _spectrum(inspected: Inspection) -> dict[str, Any]:
     return {
-        "directions": inspected["directions"],
-        "of": inspected["patch_numbers"],
-        "whole": inspected["whole"],
-        "null": inspected["exact_null_directions"],
-        "energy": f"{inspected['image_energy_in_subspace']:.1%}",
+        "directions": inspected.directions,
+        "of": inspected.patch_numbers,
+        "whole": inspected.whole,
+        "null": inspected.exact_null_directions,
+        "energy": f"{inspected.image_energy_in_subspace:.1%}",
     }
 
 

@@ -69,7 +69,7 @@ def value(records, reader, condition, release_format, metric):
 def test_the_spectrum_is_the_one_measured_before(demo):
     """EVIDENCE R1: 204 of 588 directions of DINOv2's patch embedding are exactly null."""
     _, found = demo
-    assert found["inspect"]["exact_null_directions"] == 204 and found["inspect"]["patch_numbers"] == 588
+    assert found["inspect"].exact_null_directions == 204 and found["inspect"].patch_numbers == 588
 
 
 def test_the_authorized_network_reads_the_files_and_others_do_not(demo):

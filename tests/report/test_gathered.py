@@ -6,12 +6,12 @@ from ne_jax.errors import UserError
 from ne_jax.files import write_json, write_json_lines
 from ne_jax.measure.records import NotRun
 from ne_jax.report.gathered import gather
-from tests.rows import ATTACKED, GROWTH, RESULT, attacked
+from tests.rows import ATTACKED, GROWTH, INSPECTED, RESULT, attacked
 
 
 def workdir(path):
     """What stages inspect, check and evaluate write, as far as it is read here."""
-    write_json(path / "inspect.json", {})
+    write_json(path / "inspect.json", INSPECTED)
     write_json(path / "check.json", {})
     write_json_lines(path / "results.jsonl", [RESULT])
     write_json_lines(path / "curve.jsonl", [])
@@ -32,7 +32,7 @@ def test_what_is_missing_names_the_stage_that_makes_it(tmp_path, name, stage):
 def test_attacks_and_analyses_may_be_missing(tmp_path):
     """Their stages are a choice: their sections are left out."""
     found = gather(workdir(tmp_path), "")
-    assert found.records == [RESULT] and found.analysis is None
+    assert found.records == [RESULT] and found.inspected == INSPECTED and found.analysis is None
     assert found.attacked == found.grid == found.growth == found.not_run == []
 
 

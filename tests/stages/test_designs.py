@@ -129,6 +129,6 @@ def test_inspect_recommends_a_design(tmp_path):
     ):
         with opened(tmp_path, name, **leaves, **{"data.limit": 4, "release.formats": ("png8",), "readers": ()}) as job:
             found = inspect_model.run(job)
-            assert found["recommended_design"] == design
+            assert found.recommended_design == design
             assert f"recode.design={design}" in inspect_model.describe(found)
             assert json.loads((job.workdir / "inspect.json").read_text())["recommended_design"] == design
