@@ -38,7 +38,7 @@ def text(job: Job, found: Gathered, attack_pictures: bool) -> str:
         "spectrum": _spectrum(found.inspected),
         "curve": {"n": found.curve[0].n} if found.curve else None,
         "robustness": attack_sections.robustness(found.grid),
-        "analysis": None if found.analysis is None else {"text": analysis_section.describe(found.analysis)},
+        "analysis": None if found.analysis is None else analysis_section.section(found.analysis),
         "limits": {"name": name, "attacked": bool(found.attacked)},
         "reproduce": _reproduce(job),
     }

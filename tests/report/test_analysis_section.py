@@ -23,7 +23,7 @@ from ne_jax.measure.analysis_records import (
     Tenth,
 )
 from ne_jax.measure.spectra_and_angles import Correlation
-from ne_jax.report import analysis_section
+from ne_jax.report import analysis_section, page
 
 CURVE = [0.5, 1.0]
 
@@ -47,6 +47,11 @@ def pair(noise_for: str, reader: str, gain: float | None, **angles) -> PairRow:
         noise_for=noise_for, reader=reader, draws=7, measured_gain=0.5, measured_ci95=(0.25, 0.75), measured_energy=3.0,
         relative_gain=gain, **angles,
     )  # fmt: skip
+
+
+def text(found: Analysis) -> str:
+    """The section in Markdown."""
+    return page.render("analysis", analysis_section.section(found))
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_every_figure_of_the_text_is_drawn(found, tmp_path):
     stored = Analysis.from_json(found.to_json(), "here")
     assert stored == found
     analysis_section.draw(tmp_path / "figures", stored)
-    shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", analysis_section.describe(stored))
+    shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", text(stored))
     assert len(shown) == 6
     for alternative, path in shown:
         with Image.open(tmp_path / path) as picture:
@@ -98,7 +103,7 @@ def test_every_figure_of_the_text_is_drawn(found, tmp_path):
 
 def test_the_tables_say_what_the_records_say(found):
     """A row of each table; what a pair has not is a dash, and so is a correlation that there is not."""
-    lines = analysis_section.describe(found).splitlines()
+    lines = text(found).splitlines()
     rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")}
     for cells in (
         ("b", "flattened windows", "1 of 2", "1.5", "0.750", "4"),
@@ -114,9 +119,9 @@ def test_the_tables_say_what_the_records_say(found):
 
 def test_what_is_missing_is_said_with_its_reason(found, tmp_path):
     """A model without a subspace, and a network whose inner layers cannot be measured: no figure of them either."""
-    assert "- b has no subspace here: no low-sensitivity direction" in analysis_section.describe(found).splitlines()
+    assert "- b has no subspace here: no low-sensitivity direction" in text(found).splitlines()
     without = structs.replace(found, depths=Depths(left_out="a is no Flax network"))
     analysis_section.draw(tmp_path, without)
-    text = analysis_section.describe(without)
-    assert "Not measured: a is no Flax network." in text and "depths.png" not in text
+    said = text(without)
+    assert "Not measured: a is no Flax network." in said and "depths.png" not in said
     assert not (tmp_path / "depths.png").exists()
