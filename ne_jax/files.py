@@ -10,6 +10,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import msgspec
@@ -116,7 +117,7 @@ def write_json_lines(path: pathlib.Path, rows: Iterable[Record]) -> None:
     write_atomic(path, "".join(_dumped(row, None) + "\n" for row in rows))
 
 
-def read_json(path: pathlib.Path, kind: type[R]) -> R:
+def read_json(path: pathlib.Path, kind: type[R] | GenericAlias) -> R:
     """The record, or list or dict of records, of a JSON file. Raises UserError that names the file and the field that is wrong."""
     return _decoded(path.read_bytes(), kind, str(path))
 
@@ -127,7 +128,7 @@ def read_json_lines(path: pathlib.Path, kind: type[R]) -> list[R]:
     return [_decoded(line, kind, f"{path} line {number}") for number, line in lines if line.strip()]
 
 
-def _decoded(data: bytes, kind: type[R], place: str) -> R:
+def _decoded(data: bytes, kind: type[R] | GenericAlias, place: str) -> R:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:

@@ -35,6 +35,8 @@ def test_a_record_is_its_fields_in_order_and_comes_back(tmp_path):
     assert json.loads((tmp_path / "one.json").read_text()) == JSON and read_json(tmp_path / "one.json", Row) == ROW
     write_json_lines(tmp_path / "rows.jsonl", [ROW, ROW])
     assert read_json_lines(tmp_path / "rows.jsonl", Row) == [ROW, ROW]
+    write_json(tmp_path / "list.json", [ROW])
+    assert read_json(tmp_path / "list.json", list[Row]) == [ROW]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ne_jax.attacks.registry import BY_NAME
 from ne_jax.attacks.run_one import Pool, Target, measured, psnr
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import interval, read
+from ne_jax.measure.records import Growth
 
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {
@@ -27,8 +28,8 @@ def counts(most: int) -> list[int]:
     return sorted({*(4**power for power in range(10) if 4**power < most), most})
 
 
-def curves(knowledge: Knowledge, reported: Pool, targets: Sequence[Target], authorized: str) -> list[dict[str, Any]]:
-    """A row for each attack of COUNTED, count and reader; attacks that have no meaning here are left out. Attacks on readers are shown
+def curves(knowledge: Knowledge, reported: Pool, targets: Sequence[Target], authorized: str) -> list[Growth]:
+    """A line for each attack of COUNTED, count and reader; attacks that have no meaning here are left out. Attacks on readers are shown
     for the first reader that is not the authorized model."""
     rows = []
     others = [each for each in targets if each.reader.name != authorized]
@@ -37,13 +38,8 @@ def curves(knowledge: Knowledge, reported: Pool, targets: Sequence[Target], auth
             if any(getattr(knowledge, name) is None for name in attack.knows):
                 continue
             for count in counts(len(knowledge.releases)):
-                try:
-                    found = _point(attack, _first(knowledge, count), reported, others)
-                except UserError:  # too few for this attack, or no meaning here
-                    continue
-                rows += [
-                    {"attack": attack.name, "tier": attack.tier, "of": counted, "count": count, **row} for row in found
-                ]
+                with contextlib.suppress(UserError):  # too few for this attack, or no meaning here
+                    rows += _point(attack, counted, count, knowledge, reported, others)
     return rows
 
 
@@ -52,8 +48,10 @@ def _first(knowledge: Knowledge, count: int) -> Knowledge:
     return knowledge._replace(**{name: None if value is None else value[:count] for name, value in kept.items()})
 
 
-def _point(attack: Attack, knowledge: Knowledge, reported: Pool, others: Sequence[Target]) -> list[dict[str, Any]]:
-    allowed, parameters = restricted(knowledge, attack), attack.quick[0]
+def _point(
+    attack: Attack, counted: str, count: int, knowledge: Knowledge, reported: Pool, others: Sequence[Target]
+) -> list[Growth]:
+    allowed, parameters = restricted(_first(knowledge, count), attack), attack.quick[0]
     if attack.kind == "images":
         images = np.asarray(attack.run(reported.stored, allowed, **parameters), np.float32)
         seen = [(each, read(each.reader, images), psnr(images, reported.clean)) for each in others]
@@ -63,6 +61,19 @@ def _point(attack: Attack, knowledge: Knowledge, reported: Pool, others: Sequenc
     rows = []
     for each, answers, rebuilt in seen:
         metric, values = measured(answers, each.clean, reported.labels if each.labelled else None)
-        row = {"reader": each.reader.name, "metric": metric, "value": float(values.mean()), "n": len(values)}
-        rows.append(row | {"ci95": [float(end) for end in interval(values)], "reconstruction_db": rebuilt})
+        low, high = map(float, interval(values))
+        rows.append(
+            Growth(
+                attack=attack.name,
+                tier=attack.tier,
+                of=counted,
+                count=count,
+                reader=each.reader.name,
+                metric=metric,
+                value=float(values.mean()),
+                n=len(values),
+                ci95=(low, high),
+                reconstruction_db=rebuilt,
+            )  # fmt: skip
+        )
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
@@ -14,6 +14,7 @@ from ne_jax.core.bounds import cosine
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import Answers, interval, read
+from ne_jax.measure.records import Attacked, Head
 from ne_jax.models.model import Model
 
 PICTURES = 6  # attacked images that are kept for the report, at most
@@ -62,9 +63,11 @@ def target(reader: Model, labelled: bool, reported: Pool, own: Pool) -> Target:
 
 def measured(answers: Answers, clean: Answers, labels) -> tuple[str, Shaped[np.ndarray, " n"]]:
     """The most telling metric, and its value on each image: accuracy, or agreement, or the cosine of features, which a changed reader
-    may have others of."""
+    may have others of. Raises UserError for features that are not finite."""
     if answers.said is None:
-        return "feature_cosine", cosine(answers.features, clean.features)
+        if not np.isfinite(cosines := cosine(answers.features, clean.features)).all():
+            raise UserError("the reader's features are not finite")
+        return "feature_cosine", cosines
     return ("agreement", answers.said == clean.said) if labels is None else ("accuracy", answers.said == labels)
 
 
@@ -140,30 +143,29 @@ def best(tried: Sequence[Tried]) -> Tried:
     return max(tried, key=lambda one: 0.0 if one.own is None else float(one.own.mean()))
 
 
-def row(
-    attack: Attack, each: Target, one: Tried, reported: Pool, seconds: float, head: dict[str, Any]
-) -> dict[str, Any]:
-    """A record, see `attack_records.SCHEMA`; `head` has the fields that all records of a release share."""
+def row(attack: Attack, each: Target, one: Tried, reported: Pool, seconds: float, head: Head) -> Attacked:
+    """The record of what an attack did; `head` has the fields that all records of a release share."""
     labels = reported.labels if each.labelled else None
     plain, clean = (float(measured(found, each.clean, labels)[1].mean()) for found in (each.plain, each.clean))
     value, (low, high) = float(one.reported.mean()), interval(one.reported)
     room = clean - plain
-    return head | {
-        "reader": each.reader.name,
-        "condition": "attacked",
-        "metric": one.metric,
-        "value": value,
-        "n": len(one.reported),
-        "ci95": [round(float(low), 5), round(float(high), 5)],
-        "attack": attack.name,
-        "tier": attack.tier,
-        "parameters": dict(one.parameters),
-        "value_ne": plain,
-        "value_clean": clean,
-        "recovery": (value - plain) / room if room > 0 else None,
-        "value_control": float(one.control.mean()),
-        "damage_db": one.damage_db,
-        "reconstruction_db": one.reconstruction_db,
-        "seconds": round(seconds, 2),
-        "by": "ne_jax",
-    }
+    return Attacked(
+        **head.to_json(),
+        reader=each.reader.name,
+        condition="attacked",
+        metric=one.metric,
+        value=value,
+        n=len(one.reported),
+        ci95=(round(float(low), 5), round(float(high), 5)),
+        attack=attack.name,
+        tier=attack.tier,
+        parameters=dict(one.parameters),
+        value_ne=plain,
+        value_clean=clean,
+        recovery=(value - plain) / room if room > 0 else None,
+        value_control=float(one.control.mean()),
+        damage_db=one.damage_db,
+        reconstruction_db=one.reconstruction_db,
+        seconds=round(seconds, 2),
+        by="ne_jax",
+    )

@@ -23,6 +23,7 @@ from ne_jax.core.spectrum import Spectrum
 from ne_jax.core.subspace import FourierSubspace, PatchSubspace, Subspace
 from ne_jax.data.preprocess import Preprocess, adapt
 from ne_jax.errors import UserError
+from ne_jax.files import Record
 
 _MOST_NUMBERS = 30_000_000  # of windows in memory at once
 _RESAMPLES = 999
@@ -202,7 +203,7 @@ def ratio_of_means(
     return float(above.mean() / below.mean()), (float(low), float(high))
 
 
-class Correlation(NamedTuple):
+class Correlation(Record, kw_only=True):
     """A correlation with Fisher's 95 % interval; None where it has none: a constant, or fewer than four pairs."""
 
     value: float | None
@@ -215,13 +216,14 @@ def correlation(one: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " n"]
     if kind == "spearman":
         one, other = scipy.stats.rankdata(one), scipy.stats.rankdata(other)
     if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return Correlation(None, None, len(one))
+        return Correlation(value=None, interval=None, n=len(one))
     value = float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))
     if len(one) < 4:
-        return Correlation(value, None, len(one))
+        return Correlation(value=value, interval=None, n=len(one))
     width = 1.96 * np.sqrt((1 + (value**2 / 2 if kind == "spearman" else 0)) / (len(one) - 3))
     middle = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
-    return Correlation(value, (float(np.tanh(middle - width)), float(np.tanh(middle + width))), len(one))
+    interval = float(np.tanh(middle - width)), float(np.tanh(middle + width))
+    return Correlation(value=value, interval=interval, n=len(one))
 
 
 def probe_energies(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tabulate import tabulate
+
 from ne_jax.measure.answers import BASELINES, CONDITIONS
+from ne_jax.measure.records import METRICS, Attacked, Result
 from ne_jax.release.certificates import kept_in_words
 
-METRICS = ("accuracy", "agreement", "feature_cosine")
 NAMES = {
     "clean": "clean",
     "ne": "NE",
@@ -18,30 +20,34 @@ NAMES = {
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    """A Markdown table, with columns of one width; cells stay as they are."""
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True, preserve_whitespace=True)
 
 
-def formats(records: list[dict]) -> list[str]:
+def formats(records: Sequence[Result | Attacked]) -> list[str]:
     """Release formats in the records, in order."""
-    return list(dict.fromkeys(row["release_format"] for row in records))
+    return list(dict.fromkeys(row.release_format for row in records))
 
 
-def told(row: dict) -> str:
+def number(value: float | None, metric: str) -> str:
+    """A value in its metric's own form: a cosine as it is, a share in percent."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if metric == "feature_cosine" else f"{value:.1%}"
+
+
+def told(row: Result | Attacked) -> str:
     """A record's value and its 95 % interval."""
-    low, high = row["ci95"]
-    if row["metric"] == "feature_cosine":
-        return f"{row['value']:.4f} [{low:.4f}, {high:.4f}]"
-    return f"{row['value']:.1%} [{low:.1%}, {high:.1%}]"
+    value, low, high = (number(each, row.metric) for each in (row.value, *row.ci95))
+    return f"{value} [{low}, {high}]"
 
 
-def result_table(records: list[dict], release_format: str, conditions: Sequence[str], metric: str) -> str:
+def result_table(records: list[Result], release_format: str, conditions: Sequence[str], metric: str) -> str:
     """Readers down, conditions across; each cell value [95 % interval]; PSNR and n in the head."""
     rows = {
-        (row["reader"], row["condition"]): row
+        (row.reader, row.condition): row
         for row in records
-        if (row["release_format"], row["metric"]) == (release_format, metric)
+        if (row.release_format, row.metric) == (release_format, metric)
     }
     readers = list(dict.fromkeys(reader for reader, _ in rows))
     if not readers:
@@ -49,38 +55,27 @@ def result_table(records: list[dict], release_format: str, conditions: Sequence[
     heads = []
     for condition in conditions:
         row = rows[readers[0], condition]
-        strength = "" if row["psnr_db"] is None else f", {row['psnr_db']:z.1f} dB"
-        heads.append(f"{NAMES[condition]}{strength}, n = {row['n']:,}")
+        strength = "" if row.psnr_db is None else f", {row.psnr_db:z.1f} dB"
+        heads.append(f"{NAMES[condition]}{strength}, n = {row.n:,}")
     cells = [[_bold(row_name, records), *(told(rows[row_name, c]) for c in conditions)] for row_name in readers]
     return table([f"{release_format}: {metric}", *heads], cells)
 
 
-def _bold(reader: str, records: list[dict]) -> str:
-    return f"**{reader}** (authorized)" if reader == records[0]["authorized"] else reader
+def _bold(reader: str, records: list[Result]) -> str:
+    return f"**{reader}** (authorized)" if reader == records[0].authorized else reader
 
 
-def main_conditions(records: list[dict]) -> list[str]:
+def main_conditions(records: list[Result]) -> list[str]:
     """Conditions of the main tables that the records have, in order."""
-    present = {row["condition"] for row in records}
+    present = {row.condition for row in records}
     return [condition for condition in (*CONDITIONS, *BASELINES) if condition in present]
 
 
-def results_text(records: list[dict]) -> str:
+def results_text(records: list[Result]) -> str:
     """The tables of evaluate, for a terminal."""
     shown = main_conditions(records)
     parts = [result_table(records, name, shown, metric) for name in formats(records) for metric in METRICS]
-    return "\n".join(_align(part) for part in parts if part)
-
-
-def _align(text: str) -> str:
-    """The same with columns of one width."""
-    rows = [line.strip("| ").split(" | ") for line in text.strip().splitlines()]
-    widths = [max(len(cell) for cell in column if cell != "---") for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = ["-" * width if cell == "---" else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def check_text(summary: dict) -> str:

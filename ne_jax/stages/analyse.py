@@ -17,7 +17,9 @@ from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.preprocess import adapt
 from ne_jax.errors import UserError
 from ne_jax.measure import analysis as items
-from ne_jax.measure.analysis import Pixels, Subject
+from ne_jax.measure.analysis import Subject
+from ne_jax.measure.analysis_records import Analysis, Depths
+from ne_jax.measure.preparations import Pixels
 from ne_jax.models import depth
 from ne_jax.models.model import Model
 from ne_jax.stages.job import Job, load_named
@@ -35,28 +37,28 @@ def run(
     depths: int = 3,
     jacobian_images: int = 2,
     directions: int = 8,
-) -> dict:
+) -> Analysis:
     """Write analysis.json and return what was found.
 
-    images: of the source, at most 64. bases: random orthonormal bases that alignment is compared with. draws: noise images that a gain
-    is measured on. depths: how many, from the first layer to the last block, on `jacobian_images` images with `directions` singular
-    values each; one image and two values where images are large.
+    images: of the source, at most 64. bases: random orthonormal bases that alignment is compared with, at least one. draws: noise images
+    that a gain is measured on. depths: how many, from the first layer to the last block, on `jacobian_images` images with `directions`
+    singular values each; one image and two values where images are large.
     """
     clean = job.sample_pixels()[:images]
     subjects = _subjects(job, clean)
     rows = items.pair_rows(subjects, draws)
-    found = {
-        "authorized": job.authorized.name,
-        "rule": f"{job.config.subspace.rule} {job.config.subspace.value:g}",
-        "images": len(clean),
-        "without_subspace": {each.model.name: each.reason for each in subjects if each.reason},
-        "spectra": {each.model.name: items.spectrum_row(each) for each in subjects},
-        "alignment": {each.model.name: items.alignment_row(each.model, from_bytes(clean), bases) for each in subjects},
-        "pairs": rows,
-        "preparations": items.preparation_rows(job.authorized, job.space, clean),
-        "depths": _depths(job, clean, depths, jacobian_images, directions),
-        "link": items.link_rows(subjects, rows),
-    }
+    found = Analysis(
+        authorized=job.authorized.name,
+        rule=f"{job.config.subspace.rule} {job.config.subspace.value:g}",
+        images=len(clean),
+        without_subspace={each.model.name: each.reason for each in subjects if each.reason},
+        spectra={each.model.name: items.spectrum_row(each) for each in subjects},
+        alignment={each.model.name: items.alignment_row(each.model, from_bytes(clean), bases) for each in subjects},
+        pairs=rows,
+        preparations=items.preparation_rows(job.authorized, job.space, clean),
+        depths=_depths(job, clean, depths, jacobian_images, directions),
+        link=items.link_rows(subjects, rows),
+    )
     files.write_json(job.workdir / ANALYSIS, found)
     return found
 
@@ -84,12 +86,12 @@ def _subject(job: Job, model: Model, images: Float32[np.ndarray, "n height width
     return Subject(model, found, space)
 
 
-def _depths(job: Job, clean: Pixels, depths: int, images: int, directions: int) -> dict:
+def _depths(job: Job, clean: Pixels, depths: int, images: int, directions: int) -> Depths:
     large = clean[0].size > _LARGE
     images, directions = (1, min(directions, 2)) if large else (images, directions)
     try:
         outputs = depth.outputs_by_depth(job.authorized)
     except UserError as error:
-        return {"left_out": str(error)}
+        return Depths(left_out=str(error))
     chosen = to_float(clean[:images])
-    return {"rows": items.depth_rows(outputs, chosen, job.space, depths, directions, 24 if large else 48)}
+    return Depths(rows=items.depth_rows(outputs, chosen, job.space, depths, directions, 24 if large else 48))

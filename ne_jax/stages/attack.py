@@ -9,10 +9,13 @@ import io
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from types import GenericAlias
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 from absl import logging
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from ne_jax import files
@@ -26,7 +29,8 @@ from ne_jax.core.spectrum import spectrum
 from ne_jax.core.subspace import PatchSubspace, Subspace, low_sensitivity
 from ne_jax.data import sources
 from ne_jax.errors import UserError
-from ne_jax.measure import attack_records
+from ne_jax.files import Record
+from ne_jax.measure.records import Attacked, Attacks, Growth, Head, NotRun, joined
 from ne_jax.models.model import Model
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
@@ -40,8 +44,8 @@ RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
 PREPROCESSING = "preprocessing.jsonl"  # tier 1, a record for each set of parameters
 NOT_RUN = "attacks_not_run.json"  # what has no meaning here, and why
 CURVES = "attack_curves.jsonl"  # what more NEs, pairs or labels give an attacker
-_KINDS = ("records", "grid", "growth", "not_run")
 _WITHOUT_WINDOWS = (8, 8)  # patches for attacks, where the authorized model's windows overlap
+Made = TypeVar("Made")
 
 
 class Scene(NamedTuple):
@@ -53,41 +57,45 @@ class Scene(NamedTuple):
     knowledge: Knowledge
 
 
-def run(job: Job) -> list[dict[str, Any]]:
+class Kept(Record, kw_only=True):
+    """What an attack, or "curves", gave; `key` stands for everything that it hangs on."""
+
+    key: str
+    made: Any  # of another class, and another version of it, where the key is another
+
+
+def run(job: Job) -> list[Attacked]:
     """Attack every release; writes RESULTS, PREPROCESSING, CURVES and NOT_RUN, returns the first. Nothing for attack.suite "none"."""
     if job.config.attack.suite == "none":
         return []
     readers = [load_named(job.config, name) for name in dict.fromkeys((job.authorized.name, *job.config.readers))]
-    parts = [_attack_release(job, name, readers) for name in job.config.release.formats]
-    found, grid, growth, left = ([line for part in parts for line in part[kind]] for kind in _KINDS)
-    for file, lines in ((RESULTS, found), (PREPROCESSING, grid), (CURVES, growth)):
-        files.write_atomic(job.workdir / file, "".join(json.dumps(line) + "\n" for line in lines))
-    files.write_json(job.workdir / NOT_RUN, left)
-    return found
+    found = joined(_attack_release(job, name, readers) for name in job.config.release.formats)
+    for file, lines in ((RESULTS, found.records), (PREPROCESSING, found.grid), (CURVES, found.growth)):
+        files.write_json_lines(job.workdir / file, lines)
+    files.write_json(job.workdir / NOT_RUN, found.not_run)
+    return found.records
 
 
-def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> dict[str, list]:
+def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> Attacks:
     scene, settings = _scene(job, release_format, readers), job.config.attack.to_dict()
     del settings["only"], settings["external"]  # what was kept does not hang on them
     targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
-    head = {
-        "authorized": job.authorized.name,
-        "release_format": release_format,
-        "psnr_db": psnr(scene.reported.stored, scene.reported.clean),
-    }
-    found: dict[str, list] = {kind: [] for kind in _KINDS}
+    head = Head(
+        authorized=job.authorized.name,
+        release_format=release_format,
+        psnr_db=psnr(scene.reported.stored, scene.reported.clean),
+    )
+    found = []
     with tqdm(_wanted(job), desc=f"attack {release_format}", unit="attack") as bar:
         for attack in bar:
             bar.set_postfix_str(attack.name)
             make = functools.partial(_attacked, job, attack, scene, targets, head)
-            part = _kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), make)
-            for kind, lines in part.items():
-                found[kind] += lines
-    if job.config.attack.only:
-        return found
-    make = functools.partial(curves, scene.knowledge, scene.reported, targets, job.authorized.name)
-    found["growth"] = [head | line for line in _kept(job, release_format, "curves", settings, make)]
-    return found
+            found.append(_kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), Attacks, make))
+    if not job.config.attack.only:
+        make = functools.partial(curves, scene.knowledge, scene.reported, targets, job.authorized.name)
+        grown = _kept(job, release_format, "curves", settings, list[Growth], make)
+        found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
+    return joined(found)
 
 
 def _wanted(job: Job) -> list[Attack]:
@@ -164,17 +172,19 @@ def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:
     return spaces[int(np.argmax(common))] if spaces else None
 
 
-def _kept(job: Job, release_format: str, name: str, settings: Any, make: Callable[[], Any]) -> Any:
-    """What `make` gives, or gave in this workdir under the same settings on the same release."""
+def _kept(
+    job: Job, release_format: str, name: str, settings: Any, kind: type[Made] | GenericAlias, make: Callable[[], Made]
+) -> Made:
+    """What `make` gives, of the type `kind`, or gave in this workdir under the same settings on the same release."""
     made = (job.release_dir(release_format) / manifest.MANIFEST).read_bytes()
     settings = [settings, list(job.config.readers), list(job.config.models), importlib.metadata.version("ne_jax")]
     key = hashlib.sha256(made + json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
     path = job.workdir / "progress" / "attack" / release_format / f"{name}.json"
-    if path.is_file() and (kept := json.loads(path.read_text()))["key"] == key:
-        return kept["made"]
+    if path.is_file() and (kept := files.read_json(path, Kept)).key == key:
+        return msgspec.convert(kept.made, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     found = make()
-    files.write_json(path, {"key": key, "made": found})
+    files.write_json(path, Kept(key=key, made=found))
     return found
 
 
@@ -183,29 +193,29 @@ def pictures_of(job: Job, release_format: str, attack: str) -> pathlib.Path:
     return job.workdir / "progress" / "attack" / release_format / f"{attack}.npy"
 
 
-def _attacked(job: Job, attack: Attack, scene: Scene, targets: Sequence[Target], head: dict) -> dict[str, list]:
-    quick = job.config.attack.suite == "quick"
-    found: dict[str, list] = {kind: [] for kind in _KINDS}
-    about = {"release_format": head["release_format"], "attack": attack.name}
+def _attacked(job: Job, attack: Attack, scene: Scene, targets: Sequence[Target], head: Head) -> Attacks:
     missing = [name for name in sorted(attack.knows) if getattr(scene.knowledge, name) is None]
     if missing:
-        return found | {"not_run": [about | {"why": f"this release offers no {', '.join(missing)}"}]}
+        return Attacks(not_run=[_not_run(head, attack, f"this release offers no {', '.join(missing)}")])
+    quick, found = job.config.attack.suite == "quick", Attacks()
     try:
         for each, tried, seconds in _tries(job, attack, scene, targets, quick):
             chosen = best(tried)
-            found["records"].append(row(attack, each, chosen, scene.reported, seconds, head))
+            found.records.append(row(attack, each, chosen, scene.reported, seconds, head))
             if chosen.pictures is not None and each.reader.name != job.authorized.name:
                 buffer = io.BytesIO()
                 np.save(buffer, chosen.pictures, allow_pickle=False)
-                files.write_atomic(pictures_of(job, head["release_format"], attack.name), buffer.getvalue())
+                files.write_atomic(pictures_of(job, head.release_format, attack.name), buffer.getvalue())
             if attack.tier == 1:
-                found["grid"] += [row(attack, each, one, scene.reported, seconds, head) for one in tried]
+                found.grid.extend(row(attack, each, one, scene.reported, seconds, head) for one in tried)
     except UserError as error:
         logging.info("%s: %s", attack.name, error)
-        found["not_run"].append(about | {"why": str(error)})
-    for record in found["records"]:
-        attack_records.checked(record, attack.name)
+        found.not_run.append(_not_run(head, attack, str(error)))
     return found
+
+
+def _not_run(head: Head, attack: Attack, why: str) -> NotRun:
+    return NotRun(release_format=head.release_format, attack=attack.name, why=why)
 
 
 def _tries(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import jax
 import numpy as np
 from absl import logging
 from jaxtyping import Int
+from msgspec import UNSET, UnsetType
 from tqdm import tqdm
 
 from ne_jax import files
 from ne_jax.core.pixels import float_pixels, from_bytes
+from ne_jax.errors import UserError
 from ne_jax.measure.answers import BASELINES, Answers, answer, interval, scores
+from ne_jax.measure.records import Result
 from ne_jax.models.as_reader import reading
 from ne_jax.models.model import Model
 from ne_jax.recoding.encode_batch import encode_batch
@@ -29,38 +30,46 @@ CURVE = "curve.jsonl"
 
 
 def record(
-    job: Job, reader: str, condition: str, release_format: str, psnr: float | None, metric: str, values: np.ndarray
-) -> dict:
-    """One line of results.jsonl."""
+    job: Job,
+    reader: str,
+    condition: str,
+    release_format: str,
+    psnr: float | None,
+    metric: str,
+    values: np.ndarray,
+    asked: float | UnsetType = UNSET,
+) -> Result:
+    """One line of results.jsonl, or, with the PSNR that was asked for in dB, of curve.jsonl."""
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"readers: {reader} gives features that are not finite ({release_format}, {condition}); leave it out"
+        )
     low, high = interval(values)
-    return {
-        "authorized": job.authorized.name,
-        "reader": reader,
-        "condition": condition,
-        "release_format": release_format,
-        "psnr_db": None if psnr is None or not np.isfinite(psnr) else round(psnr, 3),
-        "metric": metric,
-        "value": float(values.mean()),
-        "n": len(values),
-        "ci95": [round(float(low), 5), round(float(high), 5)],
-    }
+    return Result(
+        authorized=job.authorized.name,
+        reader=reader,
+        condition=condition,
+        release_format=release_format,
+        psnr_db=None if psnr is None or not np.isfinite(psnr) else round(psnr, 3),
+        metric=metric,
+        value=float(values.mean()),
+        n=len(values),
+        ci95=(round(float(low), 5), round(float(high), 5)),
+        psnr_db_asked=asked,
+    )  # fmt: skip
 
 
-def run(job: Job) -> list[dict]:
+def run(job: Job) -> list[Result]:
     """Evaluate every reader on every release; writes results.jsonl and curve.jsonl, returns the records of the former."""
     readers = [load_named(job.config, name) for name in job.config.readers]
     warn_of_labels(job, readers)
-    records: list[dict] = []
+    records: list[Result] = []
     clean: dict[tuple[str, int], Answers] = {}
     for name in job.config.release.formats:
         records += _evaluate_release(job, name, readers, clean)
-    _write(job, RESULTS, records)
-    _write(job, CURVE, _curve(job, readers))
+    files.write_json_lines(job.workdir / RESULTS, records)
+    files.write_json_lines(job.workdir / CURVE, _curve(job, readers))
     return records
-
-
-def _write(job: Job, name: str, records: list[dict]) -> None:
-    files.write_atomic(job.workdir / name, "".join(json.dumps(row) + "\n" for row in records))
 
 
 def has_labels(job: Job, reader: Model) -> bool:
@@ -75,7 +84,7 @@ def truths(job: Job, readers: list[Model], indices: np.ndarray) -> Int[np.ndarra
 
 def _evaluate_release(
     job: Job, release_format: str, readers: list[Model], clean: dict[tuple[str, int], Answers]
-) -> list[dict]:
+) -> list[Result]:
     """Records of one release. `clean` keeps what readers make of clean batches from one release to the next."""
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     strengths: dict[str, list[np.ndarray]] = {}
@@ -123,7 +132,7 @@ def _baselines(job: Job, release_format: str, keys, clean: np.ndarray) -> dict[s
     }
 
 
-def _records(job: Job, release_format: str, found, strengths) -> list[dict]:
+def _records(job: Job, release_format: str, found, strengths) -> list[Result]:
     records = []
     for (condition, reader, metric), parts in found.items():
         psnr = None if condition == "clean" else float(np.median(np.concatenate(strengths[condition])))
@@ -143,12 +152,12 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
     return np.asarray(noisy)
 
 
-def _curve(job: Job, readers: list[Model]) -> list[dict]:
+def _curve(job: Job, readers: list[Model]) -> list[Result]:
     """Strength against accuracy (without labels agreement, without a head feature_cosine) on the first images of each release's
     source: encoded anew at each strength in the release's number format, by noise alone (no `replace`), not written to disk. A
     strength that does not fit appears where it landed."""
     settings = job.config.evaluate
-    records: list[dict] = []
+    records: list[Result] = []
     total = len(settings.curve_psnr_db) * len(job.config.release.formats)
     with tqdm(total=total, desc="strength curve", unit="point") as bar:
         for name in job.config.release.formats if total else ():
@@ -159,7 +168,7 @@ def _curve(job: Job, readers: list[Model]) -> list[dict]:
     return records
 
 
-def _curve_point(job: Job, release_format: str, readers: list[Model], batches, asked: float) -> list[dict]:
+def _curve_point(job: Job, release_format: str, readers: list[Model], batches, asked: float) -> list[Result]:
     secret = job.secret()
     hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
     realised: list[np.ndarray] = []
@@ -179,7 +188,7 @@ def _curve_point(job: Job, release_format: str, readers: list[Model], batches, a
                 hits.setdefault((reader.name, condition, metric), []).append(measured[metric])
     psnr = float(np.median(np.concatenate(realised)))
     return [
-        record(job, reader, condition, release_format, psnr, metric, np.concatenate(parts)) | {"psnr_db_asked": asked}
+        record(job, reader, condition, release_format, psnr, metric, np.concatenate(parts), asked)
         for (reader, condition, metric), parts in hits.items()
     ]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from ne_jax import files
 from ne_jax.core import bounds
 from ne_jax.core.leak_floor import leak_floor
-from ne_jax.core.pixels import to_float
+from ne_jax.core.pixels import Images, to_float
 from ne_jax.core.subspace import strongest_psnr_db
+from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
+from ne_jax.models.model import Model
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.stages.cost import cost
 from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
@@ -30,7 +33,55 @@ _RECOMMENDED = {
 _GAP = 0.01  # relative feature gap for which the largest safe strength is told
 
 
-def run(job: Job) -> dict:
+class ReaderRow(Record, kw_only=True):
+    """What a reader makes of the sample in one format. The first two are absent where its images have another shape, and `agreement`
+    where it has no head."""
+
+    noise_to_signal: float | UnsetType = UNSET  # at its first layer, of norms
+    gain_over_isotropic: float | UnsetType = UNSET  # of the noise's energy there, at the same PSNR
+    agreement: float | UnsetType = UNSET  # share of images
+    feature_cosine: float  # mean
+
+
+class FormatRow(Record, kw_only=True):
+    """What a format reaches on the sample. PSNR in dB."""
+
+    design: str
+    psnr_db_asked: float
+    psnr_db_median: float
+    psnr_db_strongest: float
+    psnr_db_weakest: float
+    readers: dict[str, ReaderRow]
+
+
+class Inspection(Record, kw_only=True):
+    """All of inspect.json."""
+
+    authorized: str
+    architecture: str
+    checkpoint_sha256: str
+    image_shape: tuple[int, int, int]
+    window: tuple[int, int, int]
+    whole: str  # what the directions are of: "a patch" or "an image"
+    patch_numbers: int  # directions in all
+    outputs: int
+    exact_null_directions: int
+    directions_by_threshold: dict[str, int]  # sigma / sigma_1 -> how many are not above it
+    rule: str
+    threshold: float
+    directions: int  # in the subspace
+    largest_relative_sigma: float  # sigma / sigma_1 there
+    image_energy_in_subspace: float  # share
+    best_linear_white_box_reconstruction_db: float | None  # None: nothing would be lost
+    strongest_psnr_db_for_1_percent_gap: float | None  # None: any strength
+    recommended_design: str
+    sample: int  # images
+    singular_value_places: list[int]  # which ones are kept, from 1
+    singular_values: list[float]
+    formats: dict[str, FormatRow]
+
+
+def run(job: Job) -> Inspection:
     """Write inspect.json and return it."""
     sample = job.sample_pixels()
     clean = sample[: FEW if cost(job) else None]
@@ -41,30 +92,30 @@ def run(job: Job) -> dict:
     null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
     places = np.unique(np.linspace(0, len(sigma) - 1, _DRAWN).astype(int))
     allowed = strongest_psnr_db(job.space, _GAP, job.feature_norm)
-    found = {
-        "authorized": job.authorized.name,
-        "architecture": job.authorized.architecture,
-        "checkpoint_sha256": job.authorized.sha256,
-        "image_shape": list(job.authorized.preprocess.image_shape),
-        "window": list(job.space.window),
-        "whole": "a patch" if job.space.num_patches > 1 else "an image",
-        "patch_numbers": len(sigma),
-        "outputs": int(job.authorized.first_layer.kernel.shape[-1]),
-        "exact_null_directions": null,
-        "directions_by_threshold": {f"{tau:g}": int(np.sum(sigma <= tau * sigma[0])) for tau in _THRESHOLDS},
-        "rule": job.config.subspace.rule,
-        "threshold": job.config.subspace.value,
-        "directions": job.space.num_directions,
-        "largest_relative_sigma": float(job.space.singular_values[0] / job.space.sigma_1),
-        "image_energy_in_subspace": _energy_share(job, clean),
-        "best_linear_white_box_reconstruction_db": floor if np.isfinite(floor) else None,
-        "strongest_psnr_db_for_1_percent_gap": allowed if np.isfinite(allowed) else None,
-        "recommended_design": "guided" if job.space.num_patches > 1 and null else "deep",
-        "sample": len(clean),
-        "singular_value_places": (places + 1).tolist(),
-        "singular_values": sigma[places].tolist(),
-        "formats": {name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
-    }
+    found = Inspection(
+        authorized=job.authorized.name,
+        architecture=job.authorized.architecture,
+        checkpoint_sha256=job.authorized.sha256,
+        image_shape=job.authorized.preprocess.image_shape,
+        window=job.space.window,
+        whole="a patch" if job.space.num_patches > 1 else "an image",
+        patch_numbers=len(sigma),
+        outputs=int(job.authorized.first_layer.kernel.shape[-1]),
+        exact_null_directions=null,
+        directions_by_threshold={f"{tau:g}": int(np.sum(sigma <= tau * sigma[0])) for tau in _THRESHOLDS},
+        rule=job.config.subspace.rule,
+        threshold=job.config.subspace.value,
+        directions=job.space.num_directions,
+        largest_relative_sigma=float(job.space.singular_values[0] / job.space.sigma_1),
+        image_energy_in_subspace=_energy_share(job, clean),
+        best_linear_white_box_reconstruction_db=floor if np.isfinite(floor) else None,
+        strongest_psnr_db_for_1_percent_gap=allowed if np.isfinite(allowed) else None,
+        recommended_design="guided" if job.space.num_patches > 1 and null else "deep",
+        sample=len(clean),
+        singular_value_places=(places + 1).tolist(),
+        singular_values=sigma[places].tolist(),
+        formats={name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
+    )
     files.write_json(job.workdir / INSPECTION, found)
     return found
 
@@ -76,75 +127,75 @@ def _energy_share(job: Job, clean: np.ndarray) -> float:
     return float((inside**2).sum() / (centred**2).sum())
 
 
-def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers) -> dict:
-    """Strength that a format reaches on the sample, and for each reader the noise at its first layer and the agreement it keeps."""
+def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers: list[Model]) -> FormatRow:
+    """Strength that a format reaches on the sample, and what each reader makes of it."""
     stored = to_float(recode_job(job, release_format, keys, clean, job.config.recode.psnr_db))
     psnr = realised_psnr_db(clean, stored)
     images = to_float(clean)
     noisy = control(keys, np.asarray(images), psnr, release_format)
-    rows = {}
-    for reader in readers:
-        row = {}
-        if reader.preprocess.image_shape == images.shape[1:]:
-            layer = reader.first_layer
-            energy = bounds.noise_energy(layer, stored - images).mean()
-            row["noise_to_signal"] = float(np.sqrt(energy / bounds.noise_energy(layer, images - layer.mean).mean()))
-            row["gain_over_isotropic"] = float(energy / bounds.noise_energy(layer, noisy - images).mean())
-        measured = scores(answer(reader, np.asarray(stored)), answer(reader, np.asarray(images)), None)
-        row |= {metric: float(values.mean()) for metric, values in measured.items()}
-        rows[reader.name] = row
-    return {
-        "design": job.design(release_format),
-        "psnr_db_asked": job.config.recode.psnr_db,
-        "psnr_db_median": float(np.median(psnr)),
-        "psnr_db_strongest": float(psnr.min()),
-        "psnr_db_weakest": float(psnr.max()),
-        "readers": rows,
-    }
+    return FormatRow(
+        design=job.design(release_format),
+        psnr_db_asked=job.config.recode.psnr_db,
+        psnr_db_median=float(np.median(psnr)),
+        psnr_db_strongest=float(psnr.min()),
+        psnr_db_weakest=float(psnr.max()),
+        readers={reader.name: _reader_row(reader, images, stored, noisy) for reader in readers},
+    )
 
 
-def _kept(row: dict) -> str:
-    agreement = f"agreement {row['agreement']:.0%}, " if "agreement" in row else ""
-    return f"{agreement}cosine of features {row['feature_cosine']:.3f}"
+def _reader_row(reader: Model, images: Images, stored: Images, noisy: Images) -> ReaderRow:
+    """The noise at the reader's first layer, and the agreement that it keeps."""
+    noise = {}
+    if reader.preprocess.image_shape == images.shape[1:]:
+        layer = reader.first_layer
+        energy = bounds.noise_energy(layer, stored - images).mean()
+        noise["noise_to_signal"] = float(np.sqrt(energy / bounds.noise_energy(layer, images - layer.mean).mean()))
+        noise["gain_over_isotropic"] = float(energy / bounds.noise_energy(layer, noisy - images).mean())
+    measured = scores(answer(reader, np.asarray(stored)), answer(reader, np.asarray(images)), None)
+    return ReaderRow(**noise, **{metric: float(values.mean()) for metric, values in measured.items()})
 
 
-def _removal(found: dict) -> str:
+def _removal(found: Inspection) -> str:
     """A word on `replace`, where much could leak and the design goes with it."""
-    designs = {entry["design"] for entry in found["formats"].values()}
-    worth = found["image_energy_in_subspace"] > _LEAK and not {"guided", "deep"} & designs
+    designs = {entry.design for entry in found.formats.values()}
+    worth = found.image_energy_in_subspace > _LEAK and not {"guided", "deep"} & designs
     return "; recode.replace=True removes it" if worth else ""
 
 
-def describe(found: dict) -> str:
+def describe(found: Inspection) -> str:
     """The inspection as a few lines of text."""
-    low, total, null = found["directions"], found["patch_numbers"], found["exact_null_directions"]
-    share = found["image_energy_in_subspace"]
     lines = [
-        f"{found['authorized']}: first layer {found['window']} -> {found['outputs']} outputs; {null} of {total} directions of "
-        f"{found['whole']} are exactly null, {low} are below the cut (largest sigma / sigma_1 there: "
-        f"{found['largest_relative_sigma']:.2g}).",
-        f"They hold {share:.1%} of the images' energy{_removal(found)}.",
+        f"{found.authorized}: first layer {list(found.window)} -> {found.outputs} outputs; {found.exact_null_directions} of "
+        f"{found.patch_numbers} directions of {found.whole} are exactly null, {found.directions} are below the cut (largest sigma / "
+        f"sigma_1 there: {found.largest_relative_sigma:.2g}).",
+        f"They hold {found.image_energy_in_subspace:.1%} of the images' energy{_removal(found)}.",
     ]
-    if found["best_linear_white_box_reconstruction_db"] is not None:
+    if found.best_linear_white_box_reconstruction_db is not None:
         lines.append(
             "Best linear white-box reconstruction: noise of any strength in these directions leaves "
-            f"{found['best_linear_white_box_reconstruction_db']:.1f} dB to whoever knows them and how images look."
+            f"{found.best_linear_white_box_reconstruction_db:.1f} dB to whoever knows them and how images look."
         )
-    if null == 0:
+    if found.exact_null_directions == 0:
         lines.append("No direction is exactly null: the authorized model sees a little of every change.")
-    for name, entry in found["formats"].items():
+    for name, entry in found.formats.items():
         lines.append(
-            f"{name} ({entry['design']}): {entry['psnr_db_median']:.1f} dB median on {found['sample']} images "
-            f"(asked {entry['psnr_db_asked']:g})"
+            f"{name} ({entry.design}): {entry.psnr_db_median:.1f} dB median on {found.sample} images (asked {entry.psnr_db_asked:g})"
         )
-        for reader, row in entry["readers"].items():
-            seen = ""
-            if "noise_to_signal" in row:
-                seen = f"noise / signal at its first layer {row['noise_to_signal']:.3g} ({row['gain_over_isotropic']:.2g} of isotropic), "
-            lines.append(f"  {reader}: {seen}{_kept(row)}")
-    lines.append(_RECOMMENDED[found["recommended_design"]])
+        lines += [f"  {reader}: {_seen(row)}{_kept(row)}" for reader, row in entry.readers.items()]
+    lines.append(_RECOMMENDED[found.recommended_design])
     lines.append(
-        f"Whoever has the first layer of {found['authorized']} can compute this subspace and project it away. If the checkpoint is "
+        f"Whoever has the first layer of {found.authorized} can compute this subspace and project it away. If the checkpoint is "
         "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."
     )
     return "\n".join(lines)
+
+
+def _seen(row: ReaderRow) -> str:
+    if row.noise_to_signal is UNSET:
+        return ""
+    return f"noise / signal at its first layer {row.noise_to_signal:.3g} ({row.gain_over_isotropic:.2g} of isotropic), "
+
+
+def _kept(row: ReaderRow) -> str:
+    agreement = "" if row.agreement is UNSET else f"agreement {row.agreement:.0%}, "
+    return f"{agreement}cosine of features {row.feature_cosine:.3f}"

@@ -60,14 +60,16 @@ def demo(tmp_path_factory):
 
 def value(records, reader, condition, release_format, metric):
     names = ("reader", "condition", "release_format", "metric")
-    (row,) = [r for r in records if tuple(r[name] for name in names) == (reader, condition, release_format, metric)]
-    return row["value"]
+    (row,) = [
+        r for r in records if tuple(getattr(r, name) for name in names) == (reader, condition, release_format, metric)
+    ]
+    return row.value
 
 
 def test_the_spectrum_is_the_one_measured_before(demo):
     """EVIDENCE R1: 204 of 588 directions of DINOv2's patch embedding are exactly null."""
     _, found = demo
-    assert found["inspect"]["exact_null_directions"] == 204 and found["inspect"]["patch_numbers"] == 588
+    assert found["inspect"].exact_null_directions == 204 and found["inspect"].patch_numbers == 588
 
 
 def test_the_authorized_network_reads_the_files_and_others_do_not(demo):
@@ -84,9 +86,9 @@ def test_the_authorized_network_reads_the_files_and_others_do_not(demo):
 def test_a_network_without_a_head_has_cosines_only(demo):
     """No prediction is made up: no agreement row, none in the certificates, and the texts say so."""
     job, found = demo
-    metrics = {(row["reader"], row["metric"]) for row in found["records"]}
+    metrics = {(row.reader, row.metric) for row in found["records"]}
     assert ("dinov2_s14", "agreement") not in metrics and ("efficientnet_lite0", "agreement") in metrics
-    assert not any(row["metric"] == "accuracy" for row in found["records"])
+    assert not any(row.metric == "accuracy" for row in found["records"])
     assert "prediction_kept" not in found["check"]["png8"]
     rows = [json.loads(line) for line in (job.private_dir / owner_files.CERTIFICATES).read_text().splitlines()]
     assert all(row["holds"] and "kept" not in row and row["feature_cosine"] > 0.99 for row in rows) and len(rows) == 24

@@ -1,7 +1,5 @@
 """Stage attack: every attack on a release, records that keep to their schema, and the report's words about them."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,8 @@ from ne_jax.attacks.attack import Attack, Knowledge, restricted
 from ne_jax.attacks.registry import ATTACKS, BY_NAME
 from ne_jax.attacks.run_one import Pool, Tried, attack_images, best, target
 from ne_jax.errors import UserError
-from ne_jax.measure import attack_records
+from ne_jax.files import read_json, read_json_lines
+from ne_jax.measure.records import Attacked, Growth, Head, NotRun
 from ne_jax.models.loading import load_model
 from ne_jax.report import attack_sections, report
 from ne_jax.stages import analyse, check, encode, evaluate, inspect_model
@@ -84,15 +83,15 @@ def attacked(tmp_path_factory):
 def test_every_attack_runs_or_says_why_not(attacked):
     """No attack is lost: each has a record for every reader it was tried on, in tier 1 for the authorized model too, or a reason."""
     job, found = attacked
-    left = json.loads((job.workdir / stage.NOT_RUN).read_text())
-    assert {row["attack"] for row in found} | {row["attack"] for row in left} == set(BY_NAME)
-    ran = {row["attack"]: 0 for row in found}
-    assert len(ran) >= 25 and {row["tier"] for row in found} == {1, 2, 3, 4, 5}
+    left = read_json(job.workdir / stage.NOT_RUN, list[NotRun])
+    assert {row.attack for row in found} | {row.attack for row in left} == set(BY_NAME)
+    ran = {row.attack: 0 for row in found}
+    assert len(ran) >= 25 and {row.tier for row in found} == {1, 2, 3, 4, 5}
     for row in found:
-        ran[row["attack"]] += 1
+        ran[row.attack] += 1
     for name, count in ran.items():
         assert count == (1 if BY_NAME[name].kind == "reader" else 3 if BY_NAME[name].tier == 1 else 2)
-    assert all(row["why"] for row in left)
+    assert all(row.why for row in left)
 
 
 def test_numbers_that_are_not_finite_end_one_attack(attacked):
@@ -102,30 +101,23 @@ def test_numbers_that_are_not_finite_end_one_attack(attacked):
     readers = [load_model("resnet_a")]
     scene = stage._scene(job, "png8", readers)
     targets = [target(readers[0], False, scene.reported, scene.own)]
-    found = stage._attacked(job, broken, scene, targets, {"release_format": "png8"})
-    assert found["records"] == [] and "flip gives numbers that are not finite, with {}" in found["not_run"][0]["why"]
+    found = stage._attacked(job, broken, scene, targets, Head(authorized="vit_a", release_format="png8", psnr_db=None))
+    assert found.records == [] and "flip gives numbers that are not finite, with {}" in found.not_run[0].why
 
 
-def test_records_keep_to_the_schema(attacked):
-    """As read back from the file; a record is refused for a missing or surplus field, a wrong type or an impossible value."""
+def test_what_is_written_is_read_back(attacked):
+    """By the same class, and nothing is lost on the way."""
     job, found = attacked
-    assert attack_records.read(job.workdir / stage.RESULTS) == found
-    good = found[0]
-    wrong = {"tier": 9, "value": float("nan"), "n": 0, "metric": "luck", "parameters": [], "ci95": [2.0, 3.0]}
-    for name, value in wrong.items():
-        with pytest.raises(UserError, match="line 7"):
-            attack_records.checked(good | {name: value}, "line 7")
-    with pytest.raises(UserError, match="extra is no field"):
-        attack_records.checked(good | {"extra": 1}, "line 7")
-    with pytest.raises(UserError, match="attack is missing"):
-        attack_records.checked({name: value for name, value in good.items() if name != "attack"}, "line 7")
+    assert read_json_lines(job.workdir / stage.RESULTS, Attacked) == found
+    grown = read_json_lines(job.workdir / stage.CURVES, Growth)
+    assert {(row.authorized, row.release_format) for row in grown} == {("vit_a", "png8")}
 
 
 def test_the_white_box_attack_gives_the_release_back(attacked):
     """vit_a's null space is known to whoever has its weights: projection and inpainting return what other readers lost."""
     _, found = attacked
-    row = next(row for row in found if (row["attack"], row["reader"]) == ("inpainting", "resnet_a"))
-    assert row["value"] >= row["value_clean"] - 0.2 > row["value_ne"]
+    row = next(row for row in found if (row.attack, row.reader) == ("inpainting", "resnet_a"))
+    assert row.value >= row.value_clean - 0.2 > row.value_ne
 
 
 def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
@@ -139,7 +131,7 @@ def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
     monkeypatch.setattr(stage, "curves", run_again)
     config = job.config.copy_and_resolve_references()
     config.attack.only = ("jpeg",)
-    assert stage.run(job._replace(config=config)) == [row for row in found if row["attack"] == "jpeg"]
+    assert stage.run(job._replace(config=config)) == [row for row in found if row.attack == "jpeg"]
     assert stage.run(job) == found
 
 
@@ -152,21 +144,6 @@ def test_some_attacks_alone(attacked):
     config.attack.only = ("sharpen",)
     with pytest.raises(UserError, match="attack.only names sharpen"):
         stage._wanted(job._replace(config=config))
-
-
-def test_a_stronger_attack_by_others_overrides(attacked, tmp_path):
-    """A line in attack.external with a higher value takes the place of ours, and stands in the headline under its author's name."""
-    job, found = attacked
-    ours = next(row for row in found if (row["tier"], row["reader"]) == (2, "resnet_a"))
-    theirs = ours | {"value": 0.999, "value_ne": 0.0, "ci95": [0.9, 1.0], "by": "A. Reader", "attack": "their_denoiser"}
-    path = tmp_path / "theirs.jsonl"
-    path.write_text(json.dumps(theirs) + "\n")
-    joined = [*found, *attack_records.read(path)]
-    assert "99.9% (resnet_a, their_denoiser)" in attack_sections.headline(joined, "png8")
-    text = attack_sections.section(joined, [], [], False)
-    assert "(by A. Reader)" in text
-    weaker = ours | {"value": ours["value"], "by": "B. Reader"}
-    assert attack_records.strongest([ours, weaker])["png8", "resnet_a", ours["attack"]]["by"] == "ne_jax"
 
 
 def test_the_report_names_the_worst_row(attacked):
@@ -184,13 +161,5 @@ def test_the_report_names_the_worst_row(attacked):
     assert 'src="figures' not in page and page.count("data:image/png") >= 8
     most = attack_sections.worst(found, "png8", (1, 3, 4, 5))
     bold = [line for line in (job.workdir / "report.md").read_text().splitlines() if line.startswith("| **")]
-    assert any(f"**{attack_sections.title(most['attack'])}" in line and f"{most['value']:.1%}" in line for line in bold)
-    assert f"{most['value']:.1%} ({most['reader']}" in attack_sections.headline(found, "png8")
-
-
-def test_order_counts_cells():
-    """A cell holds where tier 4 >= tier 3 >= tier 2 at their best."""
-    row = {"authorized": "a", "reader": "b", "release_format": "png8", "metric": "accuracy", "reconstruction_db": None}
-    rising = [row | {"tier": tier, "value": value} for tier, value in ((2, 0.1), (3, 0.2), (4, 0.3))]
-    assert attack_sections.order(rising) == (1, 1)
-    assert attack_sections.order([*rising, row | {"tier": 2, "value": 0.25}]) == (0, 1)
+    assert any(f"**{attack_sections.title(most.attack)}" in line and f"{most.value:.1%}" in line for line in bold)
+    assert f"{most.value:.1%} ({most.reader}" in attack_sections.headline(found, "png8")

@@ -41,10 +41,10 @@ def test_certificates_and_verify_work_unchanged(guided):
 def test_baselines_stand_in_the_same_table(guided):
     """Noise in the subspace and the surrogates led away without any constraint, at the same strength, with n and interval."""
     *_, records = guided
-    by = {(row["condition"], row["reader"], row["metric"]): row for row in records}
+    by = {(row.condition, row.reader, row.metric): row for row in records}
     for condition in answers.BASELINES:
         row = by[condition, "resnet_a", "agreement"]
-        assert row["n"] == 6 and row["psnr_db"] == pytest.approx(16.0, abs=0.1) and len(row["ci95"]) == 2
+        assert row.n == 6 and row.psnr_db == pytest.approx(16.0, abs=0.1) and len(row.ci95) == 2
     assert "nobody authorized" in results_text(records)
 
 
@@ -129,6 +129,6 @@ def test_inspect_recommends_a_design(tmp_path):
     ):
         with opened(tmp_path, name, **leaves, **{"data.limit": 4, "release.formats": ("png8",), "readers": ()}) as job:
             found = inspect_model.run(job)
-            assert found["recommended_design"] == design
+            assert found.recommended_design == design
             assert f"recode.design={design}" in inspect_model.describe(found)
             assert json.loads((job.workdir / "inspect.json").read_text())["recommended_design"] == design

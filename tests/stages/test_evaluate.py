@@ -27,7 +27,7 @@ FIELDS = {"authorized", "reader", "condition", "release_format", "psnr_db", "met
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """A whole run on 20 images: every stage but the flags."""
+    """A whole run on 20 images, up to evaluate."""
     tmp_path = tmp_path_factory.mktemp("evaluate")
     leaves = {"evaluate.curve_psnr_db": (0.0, 20.0), "evaluate.curve_images": 9}
     with opened(tmp_path, "run", **leaves) as job:
@@ -35,7 +35,6 @@ def evaluated(tmp_path_factory):
         encode.run(job)
         check.run(job)
         evaluate.run(job)
-        report.run(job)
     return job
 
 
@@ -135,18 +134,6 @@ def test_the_control_has_the_strength_of_the_ne(evaluated):
             assert noisy.min() >= 0 and noisy.max() <= 1
 
 
-def test_the_report_holds_the_records_and_needs_no_other_file(evaluated):
-    """The page is self-contained and shows the figures of results.jsonl."""
-    page = (evaluated.workdir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "figures/" not in page and "<script" not in page
-    assert "http://" not in page and "https://" not in page
-    text = (evaluated.workdir / "report.md").read_text()
-    for row in lines(evaluated, evaluate.RESULTS):
-        form = ".4f" if row["metric"] == "feature_cosine" else ".1%"
-        assert f"{row['value']:{form}} [{row['ci95'][0]:{form}}, {row['ci95'][1]:{form}}]" in text
-    assert "What this does not stop" in text and "If the checkpoint is public, that is everybody" in text
-
-
 def test_a_stage_says_what_it_needs(tmp_path):
     """A stage run too early names the missing file and the stage that makes it."""
     with opened(tmp_path, "run") as job:
@@ -165,7 +152,7 @@ def test_data_without_labels_gives_no_accuracy(tmp_path):
     leaves = {"data.kind": "folder", "data.path": str(folder), "evaluate.curve_psnr_db": ()}
     with opened(tmp_path, "run", **leaves) as job:
         encode.run(job)
-        assert {row["metric"] for row in evaluate.run(job)} == {"agreement", "feature_cosine"}
+        assert {row.metric for row in evaluate.run(job)} == {"agreement", "feature_cosine"}
 
 
 def test_projection_removes_gaussian_noise_entirely(make_layer):
