@@ -16,7 +16,7 @@ from ne_jax.data import fashion_mnist, sources
 from ne_jax.data.images import BrokenImage
 from ne_jax.data.preprocess import Preprocess, to_pixels
 from ne_jax.errors import UserError
-from tests.test_webdataset import picture, write_tar
+from tests.data.test_webdataset import picture, write_tar
 
 GREY = Preprocess(12, (0.5,), (0.5,))
 COLOUR = Preprocess(12, (0.5,) * 3, (0.5,) * 3)
