@@ -3,8 +3,9 @@
 from ne_jax.core.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
 from ne_jax.core.first_layer import FirstLayer, stacked
 from ne_jax.core.jacobian import jacobian_spectrum
+from ne_jax.core.rules import low_sensitivity, strongest_psnr_db
 from ne_jax.core.spectrum import Spectrum, spectrum
-from ne_jax.core.subspace import Subspace, low_sensitivity, strongest_psnr_db
+from ne_jax.core.subspace import Subspace
 from ne_jax.errors import UserError
 from ne_jax.recoding.contrastive import contrastive, zoo_gain
 from ne_jax.recoding.deep import Deep, deep_recode

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from PIL import Image, ImageFilter
 
 from ne_jax.core import bounds
 from ne_jax.core.jacobian import jacobian_spectrum
-from ne_jax.core.pixels import from_bytes, to_float
+from ne_jax.core.pixels import ByteImages, from_bytes, to_float
 from ne_jax.core.polyphase import PolyphaseSpectrum
 from ne_jax.core.spectrum import Spectrum
 from ne_jax.core.subspace import Subspace
@@ -23,7 +23,6 @@ from ne_jax.measure import spectra_and_angles
 from ne_jax.models.model import Model
 
 _DRAWN = 200  # places of a curve that are kept
-Pixels = UInt8[np.ndarray, "n height width channels"]
 
 
 class Subject(NamedTuple):
@@ -157,13 +156,13 @@ PREPARATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def prepared(pixels: Pixels, name: str) -> Pixels:
+def prepared(pixels: ByteImages, name: str) -> ByteImages:
     """Images after one of PREPARATIONS, by Pillow."""
     pictures = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
     return np.stack([np.asarray(PREPARATIONS[name](picture)).reshape(pixels.shape[1:]) for picture in pictures])
 
 
-def preparation_rows(model: Model, space: Subspace, clean: Pixels) -> dict[str, dict]:
+def preparation_rows(model: Model, space: Subspace, clean: ByteImages) -> dict[str, dict]:
     """Alignment of the authorized model with the data after image processing, and the share of the images that its subspace holds."""
     rows = {}
     for name in PREPARATIONS:

@@ -9,7 +9,7 @@ from ne_jax import files
 from ne_jax.core import bounds
 from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.pixels import to_float
-from ne_jax.core.subspace import strongest_psnr_db
+from ne_jax.core.rules import strongest_psnr_db
 from ne_jax.measure.answers import answer, scores
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.stages.cost import cost
