@@ -1,8 +1,9 @@
 from .core.bounds import certify, compare_logits, failure_upper_bound, reader_deviation, spectral_gap
 from .core.first_layer import FirstLayer, stacked
 from .core.jacobian import jacobian_spectrum
+from .core.rules import low_sensitivity, strongest_psnr_db
 from .core.spectrum import Spectrum, spectrum
-from .core.subspace import Subspace, low_sensitivity, strongest_psnr_db
+from .core.subspace import Subspace
 from .errors import UserError
 from .models.loading import load_model
 from .recoding.contrastive import contrastive, zoo_gain

@@ -114,9 +114,7 @@ def test_a_typo_in_a_config_file_is_told(tmp_path):
 
 def test_verify_needs_a_release(tmp_path):
     """Without a folder, and with one that is no release, it says what to give."""
-    assert jobs.told(jobs.call("--stage=verify")) == (
-        "error: give --release=DIR, the folder that holds manifest.json"
-    )
+    assert jobs.told(jobs.call("--stage=verify")) == ("error: give --release=DIR, the folder that holds manifest.json")
     line = jobs.told(jobs.call("--stage=verify", f"--release={tmp_path}"))
     assert line.startswith(f"error: {tmp_path}: no manifest.json, so no complete release")
 

@@ -23,7 +23,6 @@ from ne_jax.attacks.processing import Picture, Result, each, in_own_range, tier_
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
-Pixels = Float[Array, "n height width channels"]
 Scalar = Float[Array, ""]
 
 _NORMAL = 0.6745  # the median size of a standard normal number
@@ -63,7 +62,7 @@ def bilateral(stored: Images, knowledge: Knowledge, *, sigma: float, color: floa
 
 
 @functools.partial(jax.jit, static_argnames=("radius",))
-def _bilateral(images: Pixels, sigma: float | Scalar, color: float | Scalar, radius: int) -> Pixels:
+def _bilateral(images: Images, sigma: float | Scalar, color: float | Scalar, radius: int) -> Images:
     padded = jnp.pad(images, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="edge")
     width = 2 * radius + 1
 

@@ -29,8 +29,9 @@ from ne_jax.core.linear_estimate import (
 )
 from ne_jax.core.pixels import Images
 from ne_jax.core.polyphase import blocks
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import PatchSubspace, Subspace, low_sensitivity
+from ne_jax.core.subspace import PatchSubspace, Subspace
 from ne_jax.errors import UserError
 
 Owner = Literal["space", "sibling"]

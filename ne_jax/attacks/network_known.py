@@ -18,8 +18,7 @@ from ne_jax.attacks.reader_training import before
 from ne_jax.attacks.trained_networks import descend, in_chunks
 from ne_jax.core.first_layer import HIGHEST, FirstLayer
 from ne_jax.core.linear_estimate import given
-from ne_jax.core.pixels import Images
-from ne_jax.core.subspace import Image
+from ne_jax.core.pixels import Image, Images
 from ne_jax.core.unfold import fold, grid, unfold
 from ne_jax.errors import UserError
 from ne_jax.models.model import Model
@@ -141,7 +140,7 @@ def _features(static, fixed, images: Float[Array, "n height width channels"]) ->
     return hidden if depth == "hidden" else module.pool(hidden)
 
 
-def _cosines(
+def _waves(
     shape: tuple[int, ...],
 ) -> tuple[Float[Array, "height height"], Float[Array, "width width"], Float[Array, "height width 1"]]:
     """Orthonormal cosine transforms of columns and of rows, and the usual size of their coefficients in photographs: 1 / frequency."""
@@ -151,13 +150,13 @@ def _cosines(
     return tuple(jnp.asarray(values, jnp.float32) for values in (rows, columns, size[:, :, None]))
 
 
-def _drawn(coefficients: Float[Array, "n height width channels"], cosines) -> Float[Array, "n height width channels"]:
-    rows, columns, size = cosines
+def _drawn(coefficients: Float[Array, "n height width channels"], waves) -> Float[Array, "n height width channels"]:
+    rows, columns, size = waves
     return jnp.einsum("fh,nfgc,gw->nhwc", rows, coefficients * size, columns, precision=HIGHEST)
 
 
-def _transformed(images: Float[Array, "n height width channels"], cosines) -> Float[Array, "n height width channels"]:
-    rows, columns, size = cosines
+def _transformed(images: Float[Array, "n height width channels"], waves) -> Float[Array, "n height width channels"]:
+    rows, columns, size = waves
     return jnp.einsum("fh,nhwc,gw->nfgc", rows, images, columns, precision=HIGHEST) / size
 
 
@@ -195,15 +194,15 @@ def inversion(
         raise UserError(f"{model.name} is no Flax network, so its features have no gradients; depth first needs none")
     if stored.shape[1:] != model.preprocess.image_shape:
         raise UserError(f"inversion needs images of the authorized model's own size {model.preprocess.image_shape}")
-    static, cosines = (depth, model.graphdef), _cosines(stored.shape[1:])
-    fixed = (model.state, model.first_layer, jnp.float32(smoothness), cosines)
+    static, waves = (depth, model.graphdef), _waves(stored.shape[1:])
+    fixed = (model.state, model.first_layer, jnp.float32(smoothness), waves)
     features = jax.jit(functools.partial(_features, static))
 
     def inverted(images):
         target = features(fixed, jnp.asarray(images))
-        first = _transformed(jnp.asarray(images) if start == "stored" else jnp.full(images.shape, 0.5), cosines)
+        first = _transformed(jnp.asarray(images) if start == "stored" else jnp.full(images.shape, 0.5), waves)
         found = descend(_coefficient_loss, static, first, fixed, itertools.repeat(target), steps, rate)
-        return _drawn(found, cosines)
+        return _drawn(found, waves)
 
     return np.clip(in_chunks(inverted, stored, _AT_ONCE), 0, 1)
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from ne_jax.attacks import (
     blind,
+    blind_spot,
     denoising,
     known_pairs,
     layer_known,
     network_known,
     processing,
     reader_training,
-    trained_networks,
+    unet_pairs,
 )
 from ne_jax.attacks.attack import Attack
 
-_MODULES = (processing, denoising, blind, known_pairs, layer_known, trained_networks, network_known, reader_training)
+_MODULES = (
+    processing,
+    denoising,
+    blind,
+    known_pairs,
+    layer_known,
+    blind_spot,
+    unet_pairs,
+    network_known,
+    reader_training,
+)
 ATTACKS: tuple[Attack, ...] = tuple(
     sorted((one for module in _MODULES for one in module.ATTACKS), key=lambda a: a.tier)
 )

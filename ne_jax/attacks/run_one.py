@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from ne_jax.attacks.attack import Attack, Knowledge, Parameters, restricted
-from ne_jax.core.bounds import cosine
+from ne_jax.core.bounds import row_cosines
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import Answers, interval, read
@@ -65,7 +65,7 @@ def measured(answers: Answers, clean: Answers, labels) -> tuple[str, Shaped[np.n
     """The most telling metric, and its value on each image: accuracy, or agreement, or the cosine of features, which a changed reader
     may have others of. Raises UserError for features that are not finite."""
     if answers.said is None:
-        if not np.isfinite(cosines := cosine(answers.features, clean.features)).all():
+        if not np.isfinite(cosines := row_cosines(answers.features, clean.features)).all():
             raise UserError("the reader's features are not finite")
         return "feature_cosine", cosines
     return ("agreement", answers.said == clean.said) if labels is None else ("accuracy", answers.said == labels)

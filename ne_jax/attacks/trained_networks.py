@@ -1,34 +1,27 @@
-"""Learned denoisers: a small U-Net trained on non-transferable examples alone (blind spots), on pairs, or on the attacker's own pairs.
+"""What learned denoisers share: a small U-Net, and how it is trained and run, a batch at a time.
 
-Everything follows the patch grid: crops begin at patches, and what a blind spot hides, it hides in every patch. Training is optax's
-Adam with a cosine schedule, step by step, so that a CPU uses its cores. The cost is about .1 s a step and .1 s an image and pass on two
-cores: the quick parameters take seconds, the full ones minutes.
+Crops begin at patches, as everything that these attacks learn follows the patch grid. Training is optax's Adam with a cosine schedule,
+step by step, so that a CPU uses its cores. The cost is about .1 s a step and .1 s an image and pass on two cores. Knows no attack.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ne_jax.attacks.attack import Attack, Knowledge
-from ne_jax.attacks.known_pairs import ridge_decoder
-from ne_jax.core.linear_estimate import given
-from ne_jax.core.pixels import Images, float_pixels, from_bytes
-from ne_jax.recoding.encode_batch import encode_batch
+from ne_jax.core.pixels import Images
 
 _CROP = 64  # sides of training crops are the fewest whole patches of at least this many pixels
 _BATCH = 8  # crops in a step, images in a pass
 Batch = Float[Array, "n height width _channels"]
-Pairs = Float[np.ndarray, "pairs height width channels"]  # beside other images
-Hide = Literal["patches", "pixels"]
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "static"))
@@ -115,12 +108,15 @@ def _to_pixels(blocks: Float[Array, "n rows columns _numbers"]) -> Batch:
     return pixels.reshape(n, 2 * height, 2 * width, channels // 4)
 
 
-def _network(inputs: int, outputs: int, widths: Sequence[int], seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+def small_network(inputs: int, outputs: int, widths: Sequence[int], seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A fresh `UNet` in two parts: what it is, hashable, and its parameters, which `seed` decides."""
     return nnx.split(UNet(inputs, outputs, widths, rngs=nnx.Rngs(seed)))
 
 
-def _crops(generator: np.random.Generator, sets: Sequence[Images], patch: tuple[int, int, int]):
-    """Endless batches of crops that begin at patches, the same of each set."""
+def crops(
+    generator: np.random.Generator, sets: Sequence[Images], patch: tuple[int, int, int]
+) -> Iterator[tuple[Images, ...]]:
+    """Endless batches of crops that begin at patches, the same of each set of images."""
     count, *sides, _ = sets[0].shape
     sizes = [min(side, -(-_CROP // step) * step) for side, step in zip(sides, patch, strict=False)]
     places = [(side - size) // step + 1 for side, size, step in zip(sides, sizes, patch, strict=False)]
@@ -129,199 +125,3 @@ def _crops(generator: np.random.Generator, sets: Sequence[Images], patch: tuple[
         tops, lefts = (generator.integers(many, size=_BATCH) * step for many, step in zip(places, patch, strict=False))
         corners = list(zip(numbers, tops, lefts, strict=True))
         yield tuple(np.stack([s[n, t : t + sizes[0], w : w + sizes[1]] for n, t, w in corners]) for s in sets)
-
-
-# Blind spots.
-
-
-def hidden_sets(
-    generator: np.random.Generator, patch: tuple[int, int, int], folds: int, sides: tuple[int, int], hide: Hide
-) -> Int[np.ndarray, "height width"]:
-    """For each pixel the number, below `folds`, of the set that it is hidden with.
-
-    "patches": whole patches, none with one of its eight neighbours if `folds` is 4 or more; for noise that is independent from patch to
-    patch, which the rest of a patch would tell. "pixels": random pixels of a patch, the same in every patch; for noise that repeats
-    from patch to patch, which other patches would tell.
-    """
-    rows, columns = np.indices(sides)
-    if hide == "patches":
-        return (rows // patch[0] + 2 * (columns // patch[1]) + generator.integers(folds)) % folds
-    numbers = generator.permutation(np.arange(patch[0] * patch[1]) % folds).reshape(patch[:2])
-    return numbers[rows % patch[0], columns % patch[1]]
-
-
-@functools.partial(jax.jit, static_argnames=("graphdef", "reach"))
-def predict(
-    graphdef: nnx.GraphDef,
-    params: nnx.State,
-    images: Batch,
-    hidden: Float[Array, "height width"],
-    reach: tuple[int, int],
-) -> Batch:
-    """What the network makes of images of which it does not see the pixels where `hidden` is 1: they are first filled with the mean of
-    the visible ones, at most `reach` rows and columns away. No prediction depends on a hidden pixel."""
-    seen = jnp.broadcast_to(1 - hidden[:, :, None], images.shape)
-    filled = jnp.where(seen > 0, images, _around(images * seen, reach) / jnp.maximum(_around(seen, reach), 1))
-    return filled + nnx.merge(graphdef, params)(jnp.concatenate([filled, 1 - seen[..., :1]], axis=-1))
-
-
-def _around(values: Batch, reach: tuple[int, int]) -> Batch:
-    """The sum over pixels at most `reach` away, zeros outside, in each channel."""
-    for window in ((1, 2 * reach[0] + 1, 1, 1), (1, 1, 2 * reach[1] + 1, 1)):
-        values = jax.lax.reduce_window(values, 0.0, jax.lax.add, window, (1, 1, 1, 1), "SAME")
-    return values
-
-
-def _blind_loss(static, params, _, batch):
-    graphdef, reach = static
-    images, hidden = batch
-    error = predict(graphdef, params, images, hidden, reach) - images
-    return jnp.sum(error**2 * hidden[:, :, None]) / jnp.sum(hidden)
-
-
-def blind_spot(
-    stored: Images,
-    knowledge: Knowledge,
-    steps: int = 60,
-    hide: Hide = "patches",
-    folds: int = 4,
-    widths: tuple[int, ...] = (16, 32, 64),
-    rate: float = 1e-3,
-) -> Images:
-    """Noise2Self (Batson and Royer 2019, arXiv 1901.11365) on non-transferable examples only: learn to predict hidden pixels from
-    the others, squared error, then predict each pixel of the stored images while it is hidden. `hide`, `folds`: see `hidden_sets`.
-
-    Noise of a subspace is told by the rest of its patch, so with "pixels" it is learned with the image unless it is weak; with
-    "patches" it is not, and detail is lost with it.
-    """
-    releases = given(knowledge.releases, "releases")
-    generator = np.random.default_rng(knowledge.seed)
-    channels, patch = stored.shape[-1], knowledge.patch
-    graphdef, params = _network(channels + 1, channels, widths, knowledge.seed)
-    reach = (patch[0], patch[1]) if hide == "patches" else (1, 1)
-
-    def batches():
-        for (images,) in _crops(generator, (releases,), patch):
-            yield images, (hidden_sets(generator, patch, folds, images.shape[1:3], hide) == 0).astype(np.float32)
-
-    params = descend(_blind_loss, (graphdef, reach), params, None, batches(), steps, rate)
-    numbers = hidden_sets(generator, patch, folds, stored.shape[1:3], hide)
-
-    def predicted(images):
-        masks = [(numbers == fold).astype(np.float32) for fold in range(folds)]
-        return sum(
-            mask[:, :, None] * predict(graphdef, params, jnp.asarray(images), jnp.asarray(mask), reach)
-            for mask in masks
-        )
-
-    return in_chunks(predicted, stored)
-
-
-# Pairs.
-
-
-def _refined(graphdef, params, scale, noisy: Batch, decoded: Batch) -> Batch:
-    found = nnx.merge(graphdef, params)(jnp.concatenate([decoded, noisy - decoded], axis=-1))
-    return decoded + scale * found
-
-
-def _pair_loss(graphdef, params, scale, batch):
-    noisy, decoded, clean = batch
-    return jnp.mean(jnp.abs(_refined(graphdef, params, scale, noisy, decoded) - clean))
-
-
-def denoise(
-    stored: Images,
-    noisy: Pairs,
-    clean: Pairs,
-    knowledge: Knowledge,
-    steps: int,
-    widths: tuple[int, ...],
-    ridge: float,
-    rate: float,
-) -> Images:
-    """The stored images as a U-Net sees them that learned `clean` from `noisy`, L1.
-
-    A convolution does not know where in a patch it is, but the subspace does; so the U-Net is given what `ridge_decoder` makes of
-    the image beside it, and learns what is to be added, which is little where the noise lies in one subspace of patches. Without steps
-    it is that decoder.
-    """
-    pairs = knowledge._replace(releases=noisy, originals=clean)
-    learned, decoded = np.split(ridge_decoder(np.concatenate([noisy, stored]), pairs, ridge), [len(noisy)])
-    scale = jnp.float32(np.std(learned - clean) + 1e-6)  # so that the rate is right however little the decoder leaves
-    graphdef, params = _network(2 * stored.shape[-1], stored.shape[-1], widths, knowledge.seed)
-    batches = _crops(np.random.default_rng(knowledge.seed), (noisy, learned, clean), knowledge.patch)
-    params = descend(_pair_loss, graphdef, params, scale, batches, steps, rate)
-    refine = jax.jit(functools.partial(_refined, graphdef, params, scale))
-    both = np.concatenate([stored, decoded], axis=-1)
-    return in_chunks(lambda images: refine(*np.split(images, 2, axis=-1)), both)
-
-
-def unet(
-    stored: Images,
-    knowledge: Knowledge,
-    steps: int = 60,
-    widths: tuple[int, ...] = (16, 32, 64),
-    ridge: float = 100.0,
-    rate: float = 1e-3,
-) -> Images:
-    """`denoise`, learned from the releases whose clean images are known."""
-    noisy, clean = given(knowledge.releases, "releases"), given(knowledge.originals, "the releases' clean images")
-    return denoise(stored, noisy, clean, knowledge, steps, widths, ridge, rate)
-
-
-def own_pairs(stored: Images, knowledge: Knowledge, copies: int) -> tuple[Pairs, Pairs]:
-    """(recoded, clean): the public images, mirrored in every second copy, recoded by the attacker as most of `stored` seem to be: as
-    strong as their energy in the subspace beyond that of public images, and in 8 bits if they stay in [0, 1].
-
-    Raises UserError without public images or without a subspace.
-    """
-    public, space = given(knowledge.public, "public images"), given(knowledge.space, "the authorized model's subspace")
-
-    @jax.jit
-    def energy(image):
-        return jnp.mean(space.project(image) ** 2)
-
-    found, usual = (np.median([energy(image) for image in images]) for images in (stored, public))
-    psnr_db = -10 * np.log10(max(found - usual, 1e-8))
-    boxed = np.median([image.min() >= 0 and image.max() <= 1 for image in stored]) == 1
-    clean = np.concatenate([public[:, :, ::-1] if copy % 2 else public for copy in range(copies)])
-    clean = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8)
-    keys = jax.random.split(jax.random.key(knowledge.seed), len(clean))
-    design, dtype = ("boxed", np.uint8) if boxed else ("gaussian", np.float32)
-    recoded = encode_batch(keys, clean, space, float(psnr_db), design, dtype).stored
-    return float_pixels(np.asarray(recoded)), from_bytes(clean)
-
-
-def unet_own_pairs(
-    stored: Images,
-    knowledge: Knowledge,
-    steps: int = 60,
-    copies: int = 1,
-    widths: tuple[int, ...] = (16, 32, 64),
-    ridge: float = 100.0,
-    rate: float = 1e-3,
-) -> Images:
-    """`denoise`, learned from public images that the attacker recodes himself, each `copies` times."""
-    return denoise(stored, *own_pairs(stored, knowledge, copies), knowledge, steps, widths, ridge, rate)
-
-
-_QUICK = ({"steps": 60},)
-_HIDDEN = (("patches", 4), ("patches", 9), ("pixels", 4), ("pixels", 16))
-ATTACKS = (
-    Attack(
-        "blind_spot", 2, "Blind-spot network", "images", blind_spot, frozenset({"releases"}),
-        tuple({"steps": 2000, "hide": hide, "folds": folds} for hide, folds in _HIDDEN), _QUICK,
-        "Batson and Royer 2019, arXiv 1901.11365",
-    ),
-    Attack(
-        "unet", 3, "U-Net on pairs", "images", unet, frozenset({"releases", "originals"}),
-        tuple({"steps": 2000, "ridge": ridge} for ridge in (1.0, 100.0)), _QUICK,
-        "Ronneberger et al. 2015, arXiv 1505.04597, on pairs of clean and recoded images",
-    ),
-    Attack(
-        "unet_own_pairs", 4, "U-Net on own pairs", "images", unet_own_pairs, frozenset({"public", "space"}),
-        tuple({"steps": 2000, "copies": 4, "ridge": ridge} for ridge in (1.0, 100.0)), _QUICK,
-        "Ronneberger et al. 2015, arXiv 1505.04597, on public images recoded by the attacker",
-    ),
-)  # fmt: skip

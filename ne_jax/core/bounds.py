@@ -166,10 +166,10 @@ def compare_logits(clean: Float[Array, "n classes"], stored: Float[Array, "n cla
     )
 
 
-def cosine(
+def row_cosines(
     one: Float32[np.ndarray, "n features"], other: Float32[np.ndarray, "n features"]
 ) -> Float64[np.ndarray, " n"]:
-    """Cosine of the angle between two rows of features; 1 for equal ones."""
+    """Cosines of the angles between rows of features, row by row; 1 for equal ones."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)

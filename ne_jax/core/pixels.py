@@ -9,7 +9,10 @@ from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from ne_jax.errors import UserError
 
+# Of images, in pixel units unless bytes are said; what holds them, and how many.
+Image = Float[Array, "height width channels"]
 Images = Float[Array | np.ndarray, "n height width channels"]
+ByteImages = UInt8[np.ndarray, "n height width channels"]
 
 
 def is_concrete(*arrays) -> bool:

@@ -1,10 +1,9 @@
-"""Which directions are low-sensitivity: four rules, and the subspace, of patches or of frequencies, that they choose."""
+"""Low-sensitivity subspaces of images, of patches or of frequencies: what is done inside them. `rules.py` chooses the directions."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,11 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ne_jax.core.first_layer import HIGHEST
-from ne_jax.core.pixels import Images
-from ne_jax.core.polyphase import PolyphaseSpectrum, filter_cells, lowest, projectors
-from ne_jax.core.spectrum import Spectrum
+from ne_jax.core.pixels import Image, Images
+from ne_jax.core.polyphase import filter_cells
 from ne_jax.core.threefry import normal
 from ne_jax.core.unfold import fold, grid, unfold
-from ne_jax.errors import UserError
 
-Rule = Literal["relative", "count", "energy", "utility"]
-Image = Float[Array, "height width channels"]
 Parts = Float[Array, "parts numbers"]
 
 
@@ -194,108 +189,6 @@ class FourierSubspace(Subspace):
     def sample(self, key: PRNGKeyArray) -> Image:
         """Fresh white Gaussian noise in the subspace: unit variance for every real direction."""
         return self.project(normal(key, self.image_shape))
-
-
-def low_sensitivity(
-    spectrum: Spectrum | PolyphaseSpectrum,
-    rule: Rule,
-    value: float,
-    *,
-    psnr_db: float | None = None,
-    feature_norm: float | None = None,
-) -> Subspace:
-    """The low-sensitivity subspace that `rule` chooses.
-
-    relative: sigma_i <= value * sigma_1, value in [0, 1). Rounding error of the SVD counts as zero.
-    count: the `value` directions of smallest sigma. The only rule with a static size, hence for patches usable inside jit.
-    energy: the most directions that hold at most the share `value` in [0, 1) of sum sigma_i^2.
-    utility: the most directions for which the utility bound (T1) sigma_max(V_N) * norm(delta) of a change at `psnr_db` (dB)
-        is at most `value` times `feature_norm`, the usual norm of the layer's response to an image. `strongest_psnr_db`
-        then gives the strength up to which the bound stays below the gap.
-
-    Where windows overlap, directions and norms are of the whole image, and of the layer on images that wrap around: `certify`
-    adds what the true border does. A direction comes with its conjugate, so count and energy may take one direction less.
-    Raises UserError for a value out of range, and when no direction or every direction would be chosen.
-    """
-    dimension = spectrum.singular_values.shape[0]
-    if rule == "count":
-        count = int(value)
-        if not 0 < count < dimension or count != value:
-            raise UserError(
-                f"count {value} is not a whole number from 1 to {dimension - 1} ({_whole(spectrum)} has {dimension} directions)"
-            )
-    else:
-        if rule not in ("relative", "energy", "utility"):
-            raise UserError(f'rule "{rule}" is unknown; choose relative, count, energy or utility')
-        if not 0 <= value < 1:
-            raise UserError(f"{rule} threshold {value} is not in [0, 1)")
-        count = _count(spectrum, rule, value, psnr_db, feature_norm)
-    values = spectrum.singular_values
-    if isinstance(spectrum, PolyphaseSpectrum):
-        taken, kept = lowest(spectrum, count)
-        if kept == 0:
-            raise UserError(f"rule {rule} with {value:g} would split two conjugate directions; take at least 2")
-        return FourierSubspace(
-            projectors(spectrum.vectors, taken), values[dimension - kept :], values[0],
-            spectrum.window, spectrum.strides, spectrum.image_shape,
-        )  # fmt: skip
-    first, vectors = dimension - count, spectrum.vectors
-    return PatchSubspace(
-        vectors[:, first:], vectors[:, :first], values[first:], values[0], spectrum.window, spectrum.image_shape
-    )
-
-
-def _whole(spectrum: Spectrum | PolyphaseSpectrum) -> str:
-    return "a patch" if isinstance(spectrum, Spectrum) else "an image"
-
-
-def _rounding(window: tuple[int, int, int]) -> float:
-    """Share of sigma_1 below which a singular value is zero to float32: each number that the SVD saw is a sum over a window."""
-    return int(np.prod(window)) * float(np.finfo(np.float32).eps)
-
-
-def _count(
-    spectrum: Spectrum | PolyphaseSpectrum, rule: str, value: float, psnr_db: float | None, feature_norm: float | None
-) -> int:
-    """How many of the last directions a value-dependent rule takes. On the host."""
-    sigma = np.asarray(spectrum.singular_values, np.float64)
-    rounding = _rounding(spectrum.window) * sigma[0]
-    if rule == "energy":
-        held = np.cumsum(np.where(sigma <= rounding, 0, sigma)[::-1] ** 2)
-        count = int(np.sum(held <= value * held[-1]))
-    else:
-        limit = value * sigma[0]
-        if rule == "utility":
-            if psnr_db is None or feature_norm is None:
-                raise UserError("the utility rule needs psnr_db and feature_norm")
-            limit = value * feature_norm / delta_norm(psnr_db, spectrum.image_shape)
-        count = int(np.sum(sigma <= max(limit, rounding)))
-    if count == 0:
-        patches = isinstance(spectrum, Spectrum)
-        hint = "" if patches else " (as a rule, only layers whose windows do not overlap have null directions)"
-        raise UserError(
-            f"no low-sensitivity direction under rule {rule} with {value:g}: the smallest sigma / sigma_1 of this layer is "
-            f"{sigma[-1] / sigma[0]:.3g}; raise the threshold above it, use rule count, or choose another model{hint}"
-        )
-    if count == len(sigma):
-        raise UserError(
-            f"rule {rule} with {value:g} takes all {count} directions, and the image with them; lower the threshold"
-        )
-    return count
-
-
-def delta_norm(psnr_db: float, image_shape: tuple[int, ...]) -> float:
-    """Norm of a change of an image of that shape at that PSNR, in pixel units."""
-    return float(np.sqrt(np.prod(image_shape)) * 10 ** (-psnr_db / 20))
-
-
-def strongest_psnr_db(space: Subspace, gap: float, feature_norm: float) -> float:
-    """The PSNR (dB) at which the utility bound (T1) reaches `gap` times `feature_norm`; weaker is higher. -inf when the
-    subspace is exactly null to float32, so that any strength does. Without what the true border does where windows overlap."""
-    sigma = float(space.singular_values[0])
-    if sigma <= _rounding(space.window) * float(space.sigma_1):
-        return -np.inf
-    return float(20 * np.log10(sigma * np.sqrt(np.prod(space.image_shape)) / (gap * feature_norm)))
 
 
 @jax.jit

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from ne_jax.core import bounds
 from ne_jax.core.jacobian import jacobian_spectrum
-from ne_jax.core.pixels import from_bytes, to_float
+from ne_jax.core.pixels import ByteImages, from_bytes, to_float
 from ne_jax.core.polyphase import PolyphaseSpectrum
 from ne_jax.core.spectrum import Spectrum
 from ne_jax.core.subspace import Subspace
@@ -32,7 +32,7 @@ from ne_jax.measure.analysis_records import (
     SpectrumRow,
     Tenth,
 )
-from ne_jax.measure.preparations import PREPARATIONS, Pixels, prepared
+from ne_jax.measure.preparations import PREPARATIONS, prepared
 from ne_jax.measure.spectra_and_angles import Alignment, Components
 from ne_jax.models.model import Model
 
@@ -179,7 +179,7 @@ def _pair(owner: Subject, reader: Subject, noise: Noise) -> PairRow:
     )
 
 
-def preparation_rows(model: Model, space: Subspace, clean: Pixels) -> dict[str, PreparationRow]:
+def preparation_rows(model: Model, space: Subspace, clean: ByteImages) -> dict[str, PreparationRow]:
     """Alignment of the authorized model with the data after image processing, and the share of the images that its subspace holds."""
     rows = {}
     for name in PREPARATIONS:

@@ -56,7 +56,7 @@ def scores(answers: Answers, clean: Answers, labels: Int[np.ndarray, " n"] | Non
         found["accuracy"] = answers.said == labels
     if answers.said is not None:
         found["agreement"] = answers.said == clean.said
-    return found | {"feature_cosine": bounds.cosine(answers.features, clean.features)}
+    return found | {"feature_cosine": bounds.row_cosines(answers.features, clean.features)}
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -6,10 +6,9 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-Pixels = UInt8[np.ndarray, "n height width channels"]
+from ne_jax.core.pixels import ByteImages
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
@@ -31,7 +30,7 @@ PREPARATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def prepared(pixels: Pixels, name: str) -> Pixels:
+def prepared(pixels: ByteImages, name: str) -> ByteImages:
     """Images after one of PREPARATIONS, by Pillow."""
     pictures = [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
     return np.stack([np.asarray(PREPARATIONS[name](picture)).reshape(pixels.shape[1:]) for picture in pictures])

@@ -79,8 +79,7 @@ def load_model(
     if checkpoint is None and name not in SAMPLES:
         raise UserError(f"model {name} needs a checkpoint: the published file, as it is")
     path = ASSETS / f"{name}.safetensors" if checkpoint is None else _local(checkpoint)
-    if image_size is not None:
-        config = _resized(architecture, config, image_size)
+    config = config if image_size is None else _resized(architecture, config, image_size)
     if architecture.endswith("_fashion"):
         preprocess = preprocess or FASHION
     request = _Request(architecture, family, config, preprocess, image_size, label or name, sharding)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.models.families import convnext, dinov2, efficientnet_lite, resnet, vit
+from ne_jax.models.families import convnext, dinov2, efficientnet_lite, resnet, vit, vit_formats
 from ne_jax.models.porting.checkpoints import Format
 
 ASSETS = pathlib.Path(__file__).parent.parent / "assets" / "checkpoints"
@@ -45,7 +45,7 @@ class Family(NamedTuple):
 
 FAMILIES = (
     Family(resnet.ResNet, resnet.VARIANTS, resnet.FORMATS),
-    Family(vit.ViT, vit.VARIANTS, vit.FORMATS),
+    Family(vit.ViT, vit.VARIANTS, vit_formats.FORMATS),
     Family(vit.ViT, dinov2.VARIANTS, dinov2.FORMATS),
     Family(convnext.ConvNeXt, convnext.VARIANTS, convnext.FORMATS),
     Family(efficientnet_lite.EfficientNetLite, efficientnet_lite.VARIANTS, efficientnet_lite.FORMATS),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ne_jax.core.subspace import Image
+from ne_jax.core.pixels import Image
 from ne_jax.recoding.subspace_noise import norm_at, whole_levels
 from ne_jax.recoding.surrogate_views import best_of, cosine, likeness, margin, unit
 

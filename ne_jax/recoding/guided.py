@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ne_jax.core.first_layer import FirstLayer
-from ne_jax.core.subspace import Image, Subspace
+from ne_jax.core.pixels import Image
+from ne_jax.core.subspace import Subspace
 from ne_jax.recoding.jpeg import jpeg
 from ne_jax.recoding.subspace_noise import along, into_box, norm_at, whole_levels
 from ne_jax.recoding.surrogate_views import best_of, likeness, unit

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from ne_jax.core.pixels import UNIT, check_pixels
-from ne_jax.core.subspace import Image, Parts, Subspace
+from ne_jax.core.pixels import UNIT, Image, check_pixels
+from ne_jax.core.subspace import Parts, Subspace
 from ne_jax.errors import UserError
 
 Design = Literal["gaussian", "boxed"]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ne_jax.core.subspace import Image
+from ne_jax.core.pixels import Image
 
 Warp = tuple[Float[Array, "height height"], Float[Array, "width width"]]
 Reader = Callable[..., Any]

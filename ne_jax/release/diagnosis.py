@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Float32, Shaped
 from tqdm import tqdm
 
 from ne_jax.core.pixels import float_pixels
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import Subspace, low_sensitivity
+from ne_jax.core.subspace import Subspace
 from ne_jax.errors import UserError
 from ne_jax.files import ahead, sha256
 from ne_jax.models.model import Model

@@ -11,15 +11,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from ne_jax import files
-from ne_jax.core.pixels import from_bytes, to_float
+from ne_jax.core.pixels import ByteImages, from_bytes, to_float
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.preprocess import adapt
 from ne_jax.errors import UserError
 from ne_jax.measure import analysis as items
 from ne_jax.measure.analysis import Subject
 from ne_jax.measure.analysis_records import Analysis, Depths
-from ne_jax.measure.preparations import Pixels
 from ne_jax.models import depth
 from ne_jax.models.model import Model
 from ne_jax.stages.job import Job, load_named
@@ -63,7 +62,7 @@ def run(
     return found
 
 
-def _subjects(job: Job, clean: Pixels) -> list[Subject]:
+def _subjects(job: Job, clean: ByteImages) -> list[Subject]:
     """The authorized models first, then the readers, each once."""
     models = {model.name: model for model in (job.authorized, *job.also)}
     for name in job.config.readers:
@@ -86,7 +85,7 @@ def _subject(job: Job, model: Model, images: Float32[np.ndarray, "n height width
     return Subject(model, found, space)
 
 
-def _depths(job: Job, clean: Pixels, depths: int, images: int, directions: int) -> Depths:
+def _depths(job: Job, clean: ByteImages, depths: int, images: int, directions: int) -> Depths:
     large = clean[0].size > _LARGE
     images, directions = (1, min(directions, 2)) if large else (images, directions)
     try:

@@ -25,8 +25,9 @@ from ne_jax.attacks.registry import ATTACKS
 from ne_jax.attacks.run_one import Pool, Target, Tried, attack_images, attack_reader, best, psnr, row, target
 from ne_jax.core.bounds import same_patches
 from ne_jax.core.pixels import Images, float_pixels, from_bytes
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import PatchSubspace, Subspace, low_sensitivity
+from ne_jax.core.subspace import PatchSubspace, Subspace
 from ne_jax.data import sources
 from ne_jax.errors import UserError
 from ne_jax.files import Record

@@ -86,7 +86,7 @@ def _execution(model: Model, pair: Pairs) -> dict[str, Array | np.ndarray]:
     before, after = model(pair.clean), model(pair.stored)
     features = np.asarray(after.features)
     found = {
-        "feature_cosine": bounds.cosine(np.asarray(before.features), features),
+        "feature_cosine": bounds.row_cosines(np.asarray(before.features), features),
         "feature_norm": np.linalg.norm(features, axis=1),
     }
     return found if before.logits is None else bounds.compare_logits(before.logits, after.logits)._asdict() | found

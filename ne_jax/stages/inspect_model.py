@@ -10,7 +10,7 @@ from ne_jax import files
 from ne_jax.core import bounds
 from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.pixels import Images, to_float
-from ne_jax.core.subspace import strongest_psnr_db
+from ne_jax.core.rules import strongest_psnr_db
 from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
 from ne_jax.models.model import Model

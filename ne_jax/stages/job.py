@@ -20,8 +20,9 @@ from ne_jax import files
 from ne_jax.core.first_layer import FirstLayer, stacked
 from ne_jax.core.pixels import to_float
 from ne_jax.core.polyphase import PolyphaseSpectrum
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import Spectrum, spectrum
-from ne_jax.core.subspace import Subspace, low_sensitivity
+from ne_jax.core.subspace import Subspace
 from ne_jax.data import sources
 from ne_jax.data.preprocess import from_fields
 from ne_jax.errors import UserError

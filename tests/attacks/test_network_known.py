@@ -14,8 +14,8 @@ from ne_jax.attacks.attack import Knowledge
 from ne_jax.attacks.network_known import inversion, inversion_loss, stitching
 from ne_jax.core.first_layer import FirstLayer
 from ne_jax.core.pixels import from_bytes
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.sources import batches, open_source
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import answer
@@ -114,11 +114,11 @@ def test_inversion_makes_the_release_readable(clean, stored):
     assert agreement(reader, found, reader, clean[:24]) > 0.85
 
 
-def test_cosines_are_a_transform_and_its_inverse(stored):
+def test_cosine_waves_are_a_transform_and_its_inverse(stored):
     """Of images that are not square, too."""
     images = jnp.asarray(stored[:2, :96])
-    cosines = network_known._cosines(images.shape[1:])
-    assert np.allclose(network_known._drawn(network_known._transformed(images, cosines), cosines), images, atol=1e-4)
+    waves = network_known._waves(images.shape[1:])
+    assert np.allclose(network_known._drawn(network_known._transformed(images, waves), waves), images, atol=1e-4)
 
 
 def test_inversion_needs_gradients(stored):

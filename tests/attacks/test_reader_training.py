@@ -10,8 +10,8 @@ from flax import nnx
 from ne_jax import load_model
 from ne_jax.attacks.attack import Knowledge
 from ne_jax.attacks.reader_training import batch_statistics, fine_tune, from_scratch, labelled, linear_adapter
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.sources import batches, open_source
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import answer

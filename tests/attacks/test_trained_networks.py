@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ne_jax.attacks import trained_networks
 from ne_jax.attacks.attack import Knowledge
-from ne_jax.attacks.trained_networks import blind_spot, hidden_sets, own_pairs, predict, unet, unet_own_pairs
+from ne_jax.attacks.blind_spot import blind_spot, hidden_sets, predict
+from ne_jax.attacks.trained_networks import small_network
+from ne_jax.attacks.unet_pairs import own_pairs, unet, unet_own_pairs
 from ne_jax.errors import UserError
 from ne_jax.recoding.subspace_noise import recode
 from tests.photos import photographs
@@ -46,7 +47,7 @@ def error(one, other):
 @pytest.fixture(scope="module")
 def blind():
     """A network whose last layer is not zero, so that its output depends on what it sees."""
-    graphdef, params = trained_networks._network(4, 3, (4, 8, 8), 0)
+    graphdef, params = small_network(4, 3, (4, 8, 8), 0)
     return graphdef, jax.tree.map(lambda leaf: leaf + 0.1, params)
 
 

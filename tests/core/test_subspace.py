@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ne_jax import Spectrum, Subspace, UserError, low_sensitivity, spectrum, strongest_psnr_db
-from ne_jax.core.subspace import PatchSubspace, delta_norm
+from ne_jax.core.rules import delta_norm
+from ne_jax.core.subspace import PatchSubspace
 from ne_jax.core.unfold import unfold
 
 EPS = float(np.finfo(np.float32).eps)

@@ -12,12 +12,12 @@ import safetensors.numpy
 from flax import nnx
 
 from ne_jax import UserError
-from ne_jax.models.families import resnet, vit
+from ne_jax.models.families import resnet, vit, vit_formats
 from ne_jax.models.porting.checkpoints import CONV, LINEAR, Format, Source, export, port
 from ne_jax.models.porting.tensor_files import TensorFile, open_tensors
 
 MODELS = {
-    "vit": (vit.ViT, vit.ViTConfig(8, 4, 8, 2, 2, 12, 5), vit.timm_keys),
+    "vit": (vit.ViT, vit.ViTConfig(8, 4, 8, 2, 2, 12, 5), vit_formats.timm_keys),
     "resnet, bottleneck": (
         resnet.ResNet,
         resnet.ResNetConfig(32, (2, 1), "bottleneck", 5, width=4),

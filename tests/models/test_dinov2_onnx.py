@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 
 from ne_jax import load_model
-from ne_jax.core.bounds import cosine
+from ne_jax.core.bounds import row_cosines
 from ne_jax.data import package_files
 from ne_jax.data.preprocess import to_pixels
 from tests.photos import photographs
@@ -29,7 +29,7 @@ def test_the_port_is_the_graph():
     pixels = np.stack([to_pixels(photo, model.preprocess) for photo in photographs()])
     normalised = (pixels / 255 - np.array(model.preprocess.mean)) / np.array(model.preprocess.std)
     tokens = graph_tokens(normalised.astype(np.float32))
-    assert cosine(np.asarray(model.features(pixels)), tokens[:, 0]).min() >= 0.99999
+    assert row_cosines(np.asarray(model.features(pixels)), tokens[:, 0]).min() >= 0.99999
     np.testing.assert_allclose(model.hidden(pixels), tokens, atol=1e-4 * tokens.std())
     assert model.num_classes == 0 and model.preprocess.image_shape == (224, 224, 3)
     assert any("decoder" in note for note in model.notes) and "no head: features only" in model.notes

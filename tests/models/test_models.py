@@ -12,11 +12,11 @@ from flax import nnx
 from scipy.special import erf
 
 from ne_jax import FirstLayer
-from ne_jax.models.families import resnet, vit
+from ne_jax.models.families import resnet, vit, vit_formats
 
 EPS = float(np.finfo(np.float32).eps)
 FAMILIES = {
-    "vit": (vit.ViT, vit.timm_keys, vit.VARIANTS),
+    "vit": (vit.ViT, vit_formats.timm_keys, vit.VARIANTS),
     "resnet": (resnet.ResNet, resnet.torchvision_keys, resnet.VARIANTS),
 }
 SMALL_VIT = vit.ViTConfig(8, 4, 12, 2, 3, 20, 5)
@@ -186,7 +186,7 @@ def test_vit_agrees_with_a_plain_reference_step_by_step(random_model):
     """Block, features and logits equal a float64 numpy forward that reads the published tensors (erf GELU, eps 1e-6)."""
     model = random_model(vit.ViT, SMALL_VIT)
     model.eval()
-    tensors, images = published(model, vit.timm_keys(SMALL_VIT)), image_batch(SMALL_VIT)
+    tensors, images = published(model, vit_formats.timm_keys(SMALL_VIT)), image_batch(SMALL_VIT)
     x = vit_tokens(tensors, np.asarray(images, np.float64), 4)
     block = nnx.jit(lambda block, tokens: block(tokens))
     for index in range(2):

@@ -10,11 +10,11 @@ import safetensors.torch
 import scipy.ndimage
 
 from ne_jax import UserError
-from ne_jax.models.families import positions, vit
+from ne_jax.models.families import positions, vit, vit_formats
 from ne_jax.models.loading import load_model
 from tests import oracles
-from tests.oracles import timm, torch, transformers
 from tests.models.test_parity import HALF, IMAGENET, answer, nchw, normalised, random_pixels
+from tests.oracles import timm, torch, transformers
 
 SIZES = [(14, 24), (37, 16), (16, 37), (24, 7), (5, 6), (7, 7), (2, 3)]
 
@@ -176,5 +176,5 @@ def test_a_size_that_no_grid_has_is_told(tmp_path, size):
 def test_every_publisher_s_positions_can_be_resized():
     """No key table of a ViT forgets that positions are made to fit."""
     for config in map(dataclasses.replace, vit.VARIANTS.values()):
-        for fmt in vit.FORMATS.values():
+        for fmt in vit_formats.FORMATS.values():
             assert fmt.keys(config)["pos_embed"].fit is not None

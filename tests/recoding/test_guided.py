@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.sources import batches, open_source
 from ne_jax.models.as_reader import reading
 from ne_jax.models.loading import load_model

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 
 from ne_jax.attacks.denoising import mean_of_nine
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity, remove_subspace
+from ne_jax.core.subspace import remove_subspace
 from ne_jax.data import sources
 from ne_jax.data.preprocess import Preprocess, adapt
 from ne_jax.errors import UserError

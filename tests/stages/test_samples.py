@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ne_jax.core import bounds
+from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import low_sensitivity
 from ne_jax.data.sources import batches, open_source
 from ne_jax.models.loading import load_model
 from ne_jax.recoding.encode_batch import encode_batch

@@ -11,7 +11,8 @@ import dataclasses
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.models.families import positions
 from ne_jax.models.families.published import IMAGENET, timm_eval
-from ne_jax.models.families.vit import SIZES, ViTConfig, hugging_face_attention, linear, norm, outside_blocks, timm_keys
+from ne_jax.models.families.vit import SIZES, ViTConfig
+from ne_jax.models.families.vit_formats import hugging_face_attention, linear, norm, outside_blocks, timm_keys
 from ne_jax.models.porting.checkpoints import Format, Source
 
 VARIANTS = {

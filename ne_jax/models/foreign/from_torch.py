@@ -33,10 +33,7 @@ def from_torch(
         raise UserError(f"the model is a {type(module).__name__}; give a torch.nn.Module")
     module.eval().float()
     label = f"model {type(module).__name__}"
-    generator = np.random.default_rng(0)
-    two = generator.standard_normal((2, 1, preprocess.channels, preprocess.size, preprocess.size), np.float32)
-    device = next((leaf.device for leaf in module.parameters()), "cpu")
-    image, other = torch.from_numpy(two).to(device)
+    image, other = _two_images(torch, module, preprocess)
     with torch.inference_mode():
         name, received, response = _entrance(torch, module, first, image, label)
         label = f"{label}: convolution {name}"
@@ -50,6 +47,21 @@ def from_torch(
     if num_classes not in (None, found):
         raise UserError(f"model {type(module).__name__} puts out {found} classes, not {num_classes}")
     pooled(features.cpu().numpy(), label)
+    forward = _forward(torch, read, preprocess, image.device, label)
+    return Adapted(kernel, strides, padding, preprocess.mean, preprocess.std, preprocess, found, forward, sha256)
+
+
+def _two_images(torch: Any, module: Any, preprocess: Preprocess) -> Any:
+    """Two different batches of one normalised image, random, where the module is: (2, 1, C, size, size)."""
+    shape = (2, 1, preprocess.channels, preprocess.size, preprocess.size)
+    device = next((leaf.device for leaf in module.parameters()), "cpu")
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32)).to(device)
+
+
+def _forward(
+    torch: Any, read: Callable[[Any], tuple[Any, Any]], preprocess: Preprocess, device: Any, label: str
+) -> Callable[[np.ndarray], tuple[np.ndarray | None, np.ndarray]]:
+    """The function of pixels that gives logits (or None) and features, from `read`, which takes normalised NCHW tensors."""
 
     def forward(pixels):
         planes = normalise(pixels, preprocess.mean, preprocess.std).transpose(0, 3, 1, 2)
@@ -57,7 +69,7 @@ def from_torch(
             logits, features = read(torch.from_numpy(np.ascontiguousarray(planes)).to(device))
         return None if logits is None else logits.float().cpu().numpy(), pooled(features.float().cpu().numpy(), label)
 
-    return Adapted(kernel, strides, padding, preprocess.mean, preprocess.std, preprocess, found, forward, sha256)
+    return forward
 
 
 def _alike(torch: Any, ours: Any, theirs: Any) -> bool:
