@@ -20,7 +20,6 @@ from ne_jax.core.pixels import from_bytes
 from ne_jax.core.subspace import remove_subspace
 from ne_jax.errors import UserError
 from ne_jax.measure import attack_records
-from ne_jax.recoding import paper
 from ne_jax.release.certificates import kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
@@ -160,7 +159,7 @@ def _pictures(job: Job, path: pathlib.Path) -> None:
     for name in job.config.release.formats:
         pair = next(pairs(job, name, limit=job.config.report.pictures))
         columns.setdefault("clean", from_bytes(pair.clean[: pair.kept]))
-        columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
+        columns[f"NE, {name}\n({job.design(name).name})"] = pair.stored[: pair.kept]
     seen = remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
     figures.pictures(path, columns, _captions(pair.names))
@@ -181,8 +180,8 @@ def _headline(job: Job, records: list[dict], summary: dict, attacked: list[dict]
             f"- **{release_format}** at {found['psnr_db_median']:z.1f} dB, {found['n']:,} stored images. {name}: {kept_in_words(found)}. "
             f"{metric.capitalize()} of other readers of the same files: {others}.{attack_sections.headline(attacked, release_format)}"
         )
-    if job.config.recode.design == "paper":
-        lines.insert(0, f"**{paper.MARK}**\n")
+    for mark in {job.design(name).warning for name in job.config.release.formats} - {""}:
+        lines.insert(0, f"**{mark}**\n")
     return f"# Non-transferable examples for {name}\n\n" + "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.pixels import to_float
 from ne_jax.core.subspace import strongest_psnr_db
 from ne_jax.measure.answers import answer, scores
+from ne_jax.recoding.designs import DESIGNS
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.stages.cost import cost
 from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
@@ -78,7 +79,7 @@ def _energy_share(job: Job, clean: np.ndarray) -> float:
 
 def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers) -> dict:
     """Strength that a format reaches on the sample, and for each reader the noise at its first layer and the agreement it keeps."""
-    stored = to_float(recode_job(job, release_format, keys, clean, job.config.recode.psnr_db))
+    stored = to_float(recode_job(job, release_format, keys, clean))
     psnr = realised_psnr_db(clean, stored)
     images = to_float(clean)
     noisy = control(keys, np.asarray(images), psnr, release_format)
@@ -94,7 +95,7 @@ def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, read
         row |= {metric: float(values.mean()) for metric, values in measured.items()}
         rows[reader.name] = row
     return {
-        "design": job.design(release_format),
+        "design": job.design(release_format).name,
         "psnr_db_asked": job.config.recode.psnr_db,
         "psnr_db_median": float(np.median(psnr)),
         "psnr_db_strongest": float(psnr.min()),
@@ -110,9 +111,8 @@ def _kept(row: dict) -> str:
 
 def _removal(found: dict) -> str:
     """A word on `replace`, where much could leak and the design goes with it."""
-    designs = {entry["design"] for entry in found["formats"].values()}
-    worth = found["image_energy_in_subspace"] > _LEAK and not {"guided", "deep"} & designs
-    return "; recode.replace=True removes it" if worth else ""
+    can = all("replace" in DESIGNS[entry["design"]].settings for entry in found["formats"].values())
+    return "; recode.replace=True removes it" if can and found["image_energy_in_subspace"] > _LEAK else ""
 
 
 def describe(found: dict) -> str:
