@@ -11,7 +11,7 @@ from ne_jax.core.subspace import Image, Subspace
 from ne_jax.recoding.design import Context, Design, Recipe, Recoded
 from ne_jax.recoding.subspace_noise import along, into_box, norm_at, whole_levels
 
-_DARK = 0.05  # mean of an image below which the board is refused
+_DARK = 0.135  # mean of an image below which the board is refused
 
 
 class Board(NamedTuple):
