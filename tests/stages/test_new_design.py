@@ -1,5 +1,6 @@
 """Adding a design is one file and one row: tests/checkerboard.py goes through the stages, and nothing else knows of it."""
 
+import contextlib
 import json
 from unittest import mock
 
@@ -24,12 +25,24 @@ LEAVES = {
 }  # fmt: skip
 
 
+def its_row():
+    """The table with the new design in it."""
+    return mock.patch.dict(DESIGNS, {CHECKERBOARD.name: CHECKERBOARD})
+
+
+@contextlib.contextmanager
+def without_its_row():
+    """The table as users have it."""
+    with its_row():
+        del DESIGNS[CHECKERBOARD.name]
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The job after all stages, and how many images encode left out."""
     path = tmp_path_factory.mktemp("checkerboard")
-    row = mock.patch.dict(DESIGNS, {CHECKERBOARD.name: CHECKERBOARD})
-    with row, opened(path, "run", **LEAVES) as job:
+    with its_row(), opened(path, "run", **LEAVES) as job:
         assert cost(job) == 0
         inspected, left = inspect_model.run(job), encode.run(job)
         summary = check.run(job)
@@ -52,8 +65,7 @@ def test_its_release_holds(made, release_format):
     """Every bound and prediction, for the owner and for a stranger whose software has no such design."""
     job, left, summary = made
     assert summary[release_format]["bound_holds"] == summary[release_format]["n"] == 20 - left
-    with mock.patch.dict(DESIGNS):
-        DESIGNS.pop(CHECKERBOARD.name)
+    with without_its_row():
         found = verify.run(job.release_dir(release_format), load_model("vit_a"), job.private_dir)
     assert found["holds"] and found["private"]["stand"] == 20 - left
 
@@ -91,9 +103,9 @@ def test_it_is_evaluated_attacked_and_reported(made):
 def test_without_its_row_it_is_unknown(tmp_path):
     """And with it the config refuses what its record does not name."""
     leaves = {"recode.design": "checkerboard"}
-    with pytest.raises(UserError, match='"checkerboard" is unknown'):
+    with without_its_row(), pytest.raises(UserError, match='"checkerboard" is unknown'):
         config.check(small_config(tmp_path, **leaves))
-    with mock.patch.dict(DESIGNS, {CHECKERBOARD.name: CHECKERBOARD}):
+    with its_row():
         config.check(small_config(tmp_path, **leaves))
         with pytest.raises(UserError, match=r"recode\.replace does not go with recode\.design checkerboard"):
             config.check(small_config(tmp_path, **leaves, **{"recode.replace": True}))
