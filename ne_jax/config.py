@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from ne_jax.errors import UserError
-from ne_jax.recoding.designs import Design
+from ne_jax.recoding.designs import DESIGNS, choose
 from ne_jax.release.formats import FORMATS
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
 _FREE = ("data.workers", "recode.max_passes")  # but for these
 _MAY_BE_ZERO = ("data.workers", "recode.restarts", "recode.jpeg_quality")
-NEED_SURROGATES = ("contrastive", "guided", "deep")
 
 
 def default() -> ConfigDict:
@@ -137,30 +136,35 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_release(config: ConfigDict) -> None:
-    design, formats = config.recode.design, config.release.formats
-    if design not in ("auto", *get_args(Design)):
-        raise UserError(f'recode.design "{design}" is unknown; choose auto, {", ".join(get_args(Design))}')
-    if design in NEED_SURROGATES and not config.recode.surrogates:
-        raise UserError(f"recode.design {design} needs recode.surrogates, the models that it leads away; name some")
-    if design in ("guided", "deep") and config.recode.replace:
-        raise UserError(f"recode.replace does not go with recode.design {design}; set it to False")
-    if config.recode.jpeg_quality and (design != "guided" or config.recode.jpeg_quality > 100):
-        raise UserError(
-            f"recode.jpeg_quality is {config.recode.jpeg_quality}; give 1 to 100 with recode.design guided, or 0"
-        )
+    formats = config.release.formats
     if not np.isfinite(config.recode.psnr_db):
         raise UserError(f"recode.psnr_db is {config.recode.psnr_db}; give a number of dB, such as 0")
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise UserError(f"release.formats is {list(formats)}; choose from {', '.join(FORMATS)}")
-    whole = sorted(name for name in formats if FORMATS[name].dtype == np.uint8)
-    if design in ("gaussian", "paper") and whole:
-        raise UserError(
-            f"recode.design {design} leaves [0, 1], which {whole[0]} cannot hold; choose boxed or auto, or release float32 only"
-        )
+    for name in sorted(formats):
+        _check_design(config.recode, FORMATS[name].dtype, name)
     without = sorted(set(formats) - {"png8", "webdataset"})
     if config.release.keep_metadata and without:
         raise UserError(f"release.keep_metadata: {without[0]} has no place for EXIF; release png8 or webdataset only")
+
+
+def _check_design(settings: ConfigDict, dtype: type[np.generic], release_format: str) -> None:
+    design, quality = choose(settings.design, dtype), settings.jpeg_quality
+    if design.needs_surrogates and not settings.surrogates:
+        raise UserError(
+            f"recode.design {design.name} needs recode.surrogates, the models that it leads away; name some"
+        )
+    if settings.replace and "replace" not in design.settings:
+        raise UserError(f"recode.replace does not go with recode.design {design.name}; set it to False")
+    if quality and ("jpeg_quality" not in design.settings or quality > 100):
+        able = " or ".join(each.name for each in DESIGNS.values() if "jpeg_quality" in each.settings)
+        raise UserError(f"recode.jpeg_quality is {quality}; give 1 to 100 with recode.design {able}, or 0")
+    if design.leaves_box and dtype == np.uint8:
+        raise UserError(
+            f"recode.design {design.name} leaves [0, 1], which {release_format} cannot hold; choose boxed or auto, or release "
+            "float32 only"
+        )
 
 
 def first_difference(stored: dict[str, Any], config: ConfigDict) -> str | None:

@@ -69,13 +69,13 @@ def _timed(job: Job, repeats: int) -> dict[str, list[float]]:
     (release_format,) = job.config.release.formats
     recode, kept = encode_batch.encode_calls, {}
 
-    def keep(keys, pixels, *settings):
-        calls = recode(keys, pixels, *settings)
+    def keep(keys, pixels, recipe):
+        calls = recode(keys, pixels, recipe)
         steps = [Encoded(*map(np.array, call())) for call in calls]
         kept.update({hash(pixels[place * len(step.stored)].tobytes()): step for place, step in enumerate(steps)})
-        return again(keys, pixels)
+        return again(keys, pixels, recipe)
 
-    def again(_, pixels, *__):
+    def again(_, pixels, __):
         size = len(next(iter(kept.values())).stored)
         return [functools.partial(kept.get, hash(pixels[start].tobytes())) for start in range(0, len(pixels), size)]
 

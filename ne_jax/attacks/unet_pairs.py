@@ -18,7 +18,9 @@ from ne_jax.attacks.known_pairs import ridge_decoder
 from ne_jax.attacks.trained_networks import Batch, crops, descend, in_chunks, small_network
 from ne_jax.core.linear_estimate import given
 from ne_jax.core.pixels import Images, float_pixels, from_bytes
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
+from ne_jax.recoding.subspace_noise import noise_for
 
 Pairs = Float[np.ndarray, "pairs height width channels"]  # beside other images
 
@@ -91,8 +93,8 @@ def own_pairs(stored: Images, knowledge: Knowledge, copies: int) -> tuple[Pairs,
     clean = np.concatenate([public[:, :, ::-1] if copy % 2 else public for copy in range(copies)])
     clean = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8)
     keys = jax.random.split(jax.random.key(knowledge.seed), len(clean))
-    design, dtype = ("boxed", np.uint8) if boxed else ("gaussian", np.float32)
-    recoded = encode_batch(keys, clean, space, float(psnr_db), design, dtype).stored
+    dtype = np.uint8 if boxed else np.float32
+    recoded = encode_batch(keys, clean, Recipe(noise_for(dtype), space, float(psnr_db), dtype)).stored
     return float_pixels(np.asarray(recoded)), from_bytes(clean)
 
 

@@ -157,6 +157,11 @@ def stacked(layers: Sequence[FirstLayer], image_shape: tuple[int, int, int], *, 
     return FirstLayer(kernel, first.strides, padding, first.mean, np.ones(first.window[2]))
 
 
+def together(layers: Sequence[FirstLayer], image_shape: tuple[int, int, int]) -> FirstLayer:
+    """The layer of models that are authorized together: a single one's own, several `stacked` under one norm."""
+    return layers[0] if len(layers) == 1 else stacked(layers, image_shape, unit_norm=True)
+
+
 def _padding(layer: FirstLayer, image_shape: tuple[int, int, int]) -> tuple[tuple[int, ...], ...]:
     """In pixels, since "SAME" may add nothing."""
     return tuple(tuple(map(int, side)) for side in pads(layer, image_shape))

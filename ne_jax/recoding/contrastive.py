@@ -10,12 +10,15 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, PRNGKeyArray
 
 from ne_jax.core.first_layer import FirstLayer, pads
+from ne_jax.core.pixels import Image
 from ne_jax.core.subspace import PatchSubspace, Subspace
 from ne_jax.core.unfold import grid
 from ne_jax.errors import UserError
+from ne_jax.recoding.design import Context, Design, Recipe, Recoded
+from ne_jax.recoding.subspace_noise import noise_for
 
 # Share of sigma_1 below which the authorized layer's reaction counts as none: directions under it are chosen by the zoo alone.
 _FLOOR = 1e-2
@@ -132,3 +135,21 @@ def _shared(offset: int | np.integer, patch: int, window: int) -> tuple[slice, s
     """What a window that begins at `offset` shares with a patch, in the patch's pixels and in the window's."""
     first, last = max(offset, 0), min(offset + window, patch)
     return slice(first, last), slice(first - offset, last - offset)
+
+
+def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
+    return noise_for(recipe.dtype).recode(key, image, recipe)
+
+
+def _directions(context: Context) -> PatchSubspace:
+    return contrastive(context.space, context.surrogate_layers)
+
+
+CONTRASTIVE = Design(
+    "contrastive",
+    "the same noise in the half of these directions that the surrogates' first layers react to most",
+    recode=_recode,
+    settings=("surrogates", "replace", "rounds"),
+    directions=_directions,
+    subspace=_directions,
+)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ne_jax.core.pixels import Image
+from ne_jax.recoding.design import Context, Design, Gradients, Recipe, Recoded
 from ne_jax.recoding.subspace_noise import norm_at, whole_levels
 from ne_jax.recoding.surrogate_views import best_of, cosine, likeness, margin, unit
 
@@ -27,7 +28,7 @@ _STEP = 0.1  # length of a step, of the norm that the PSNR allows
 _WEIGHTS = (0.1, 1.0)  # least and largest length of a step back, of a step ahead
 _FASTER = 1.3  # how fast it goes from one to the other
 _ALLOWED = 0.02  # change of the authorized model up to which steps back grow shorter
-SOLVER_STEPS = 6  # of conjugate gradients, in each Gauss-Newton step
+_SOLVER_STEPS = 6  # of conjugate gradients, in each Gauss-Newton step
 # Weight of a class's logit by its probability on the clean image, where 1 is shared by all classes: the margin hangs on few logits.
 _LIKELY = 0.05
 
@@ -57,13 +58,6 @@ class Deep:
     restarts: int = 0
 
 
-class Recoded(NamedTuple):
-    """image: float32 in pixel units. met: whether every authorized model is within the budget on this very image."""
-
-    image: Image
-    met: Bool[Array, ""]
-
-
 @functools.partial(jax.jit, static_argnames=("box",))
 def deep_recode(
     key: PRNGKeyArray, image: Image, deep: Deep, psnr_db: float | Float[Array, ""], *, box: bool = True
@@ -71,7 +65,7 @@ def deep_recode(
     """The recoded image at `psnr_db` (dB) or weaker, and whether it is within the budget.
 
     image: float32 in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
-    Costs, times `restarts` + 1, `steps` gradients of every network and at most `restore` + 1 times 1 + SOLVER_STEPS of the authorized
+    Costs, times `restarts` + 1, `steps` gradients of every network and at most `restore` + 1 times 1 + 6 of the authorized
     ones. vmap over keys and images.
     """
     clean = [model(image) for model in (*deep.authorized, *deep.readers)]
@@ -170,7 +164,7 @@ def _nearer(change, delta: Image) -> Image:
 
     (gradient,) = transposed(-changed)
     state = (jnp.zeros_like(delta), -changed, gradient, jnp.vdot(gradient, gradient))
-    (correction, *_), _ = jax.lax.scan(solve, state, None, length=SOLVER_STEPS)
+    (correction, *_), _ = jax.lax.scan(solve, state, None, length=_SOLVER_STEPS)
     return delta + correction
 
 
@@ -190,3 +184,32 @@ def _restored(change, fit, met, delta: Image, most: int) -> Image:
 
     state = (0, delta, delta, jnp.sum(change(delta) ** 2), met(delta))
     return jax.lax.while_loop(more, back, state)[2]
+
+
+def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
+    return deep_recode(key, image, recipe.directions, recipe.psnr_db, box=recipe.box)
+
+
+def _deep(context: Context) -> Deep:
+    settings, readers = context.settings, (context.authorized(), context.surrogates())
+    budget = settings.margin_share, settings.logit_gap
+    return Deep(*readers, *budget, settings.steps, settings.restore, settings.restarts)
+
+
+def _gradients(settings: Any) -> Gradients:
+    """Of all steps back that may be needed."""
+    attempts, back = settings.restarts + 1, (settings.restore + 1) * (1 + _SOLVER_STEPS)
+    return Gradients(settings.steps * attempts, (settings.steps + back) * attempts)
+
+
+DEEP = Design(
+    "deep",
+    "no subspace: leads the surrogates away while the authorized network's own features and logits stay",
+    recode=_recode,
+    settings=("surrogates", "steps", "restarts", "restore", "margin_share", "logit_gap"),
+    directions=_deep,
+    inside=False,
+    gradients=_gradients,
+    unmet="not protected at this strength: the authorized model's answer leaves recode.margin_share and recode.logit_gap; raise "
+    "recode.psnr_db or recode.restore",
+)

@@ -1,13 +1,34 @@
-"""The recoding designs, and what each needs beside an image."""
+"""The table of recoding designs. A new one is a file with its record, and a row here."""
 
 from __future__ import annotations
 
-from typing import Literal
+import numpy as np
 
-from ne_jax.core.subspace import Subspace
-from ne_jax.recoding.deep import Deep
-from ne_jax.recoding.guided import Guide
-from ne_jax.recoding.paper import Tile
+from ne_jax.errors import UserError
+from ne_jax.recoding.contrastive import CONTRASTIVE
+from ne_jax.recoding.deep import DEEP
+from ne_jax.recoding.design import Design
+from ne_jax.recoding.guided import GUIDED
+from ne_jax.recoding.paper import PAPER
+from ne_jax.recoding.subspace_noise import BOXED, GAUSSIAN, noise_for
 
-Design = Literal["gaussian", "boxed", "contrastive", "guided", "deep", "paper"]
-Directions = Subspace | Guide | Deep | Tile
+DESIGNS: dict[str, Design] = {
+    design.name: design
+    for design in (
+        GAUSSIAN,
+        BOXED,
+        CONTRASTIVE,
+        GUIDED,
+        DEEP,
+        PAPER,
+    )
+}
+
+
+def choose(asked: str, dtype: type[np.generic]) -> Design:
+    """The design of this name; for "auto" the noise that `dtype`, of a stored number, can hold. Raises UserError for an unknown name."""
+    if asked == "auto":
+        return noise_for(dtype)
+    if asked not in DESIGNS:
+        raise UserError(f'recode.design "{asked}" is unknown; choose auto, {", ".join(DESIGNS)}')
+    return DESIGNS[asked]

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ne_jax.core.first_layer import FirstLayer
+from ne_jax.core.first_layer import FirstLayer, together
 from ne_jax.core.pixels import Image
 from ne_jax.core.subspace import Subspace
+from ne_jax.recoding.design import Context, Design, Gradients, Recipe, Recoded
 from ne_jax.recoding.jpeg import jpeg
 from ne_jax.recoding.subspace_noise import along, into_box, norm_at, whole_levels
 from ne_jax.recoding.surrogate_views import best_of, likeness, unit
@@ -167,3 +168,26 @@ def _allowed(guide: Guide, task: _Task, delta: Image) -> Image:
 
 def _inside(space: Subspace | None, delta: Image) -> Image:
     return delta if space is None else space.project(delta)
+
+
+def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
+    return Recoded(guided_recode(key, image, recipe.directions, recipe.psnr_db, box=recipe.box, rounds=recipe.rounds))
+
+
+def _guide(context: Context) -> Guide:
+    settings, layer = context.settings, together(context.layers, context.space.image_shape)
+    return Guide(context.space, context.surrogates(), settings.steps, layer, settings.restarts, settings.jpeg_quality)
+
+
+def _gradients(settings: Any) -> Gradients:
+    return Gradients(settings.steps * (settings.restarts + 1), 0)
+
+
+GUIDED = Design(
+    "guided",
+    "leads the surrogates away by gradient steps inside the low-sensitivity subspace and inside [0, 1]",
+    recode=_recode,
+    settings=("surrogates", "steps", "restarts", "jpeg_quality", "rounds"),
+    directions=_guide,
+    gradients=_gradients,
+)

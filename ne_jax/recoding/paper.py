@@ -27,8 +27,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ne_jax.core.first_layer import HIGHEST, FirstLayer, pads
-from ne_jax.core.pixels import check_pixels
+from ne_jax.core.pixels import Image, check_pixels
 from ne_jax.errors import UserError
+from ne_jax.recoding.design import Context, Design, Recipe, Recoded
 
 MARK = "INSECURE: paper mode, for comparison only; subtracting the mean patch removes its noise, unfolded windows show the image"
 
@@ -38,6 +39,16 @@ class Tile(NamedTuple):
 
     layer: FirstLayer
     basis: Float[Array, "d k"]
+
+    @property
+    def num_directions(self) -> int:
+        """k, of `total_directions`."""
+        return self.basis.shape[1]
+
+    @property
+    def total_directions(self) -> int:
+        """d, the numbers of a window."""
+        return self.basis.shape[0]
 
 
 def low_directions(layer: FirstLayer, tau: float) -> Float[Array, "d k"]:
@@ -158,3 +169,25 @@ def _cut(image: Float[Array, "height width channels"], layer: FirstLayer) -> Flo
     if layer.has_patches:  # every place once and in order: a gather would take several times as long
         return padded[: len(places[0]), : len(places[1])]
     return padded[places[0]][:, places[1]]
+
+
+def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
+    return Recoded(paper_recode(key, image, *recipe.directions, recipe.psnr_db))
+
+
+def _tile(context: Context) -> Tile:
+    layer = context.layers[0]
+    return Tile(layer, low_directions(layer, context.threshold))
+
+
+PAPER = Design(
+    "paper",
+    "the paper's code, for comparison",
+    recode=_recode,
+    settings=(),
+    directions=_tile,
+    subspace=_tile,
+    inside=False,
+    leaves_box=True,
+    warning=MARK,
+)

@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from ne_jax.core.pixels import UNIT, Image, check_pixels
 from ne_jax.core.subspace import Parts, Subspace
 from ne_jax.errors import UserError
+from ne_jax.recoding.design import Design, Recipe, Recoded
 
-Design = Literal["gaussian", "boxed"]
+Noise = Literal["gaussian", "boxed"]
 
 # Noise of this rms reaches the faces of the box; more makes it little stronger and the way back longer.
 _START_RMS = 3.0
@@ -38,7 +39,7 @@ def recode(
     space: Subspace,
     psnr_db: float | Float[Array, ""],
     *,
-    design: Design = "gaussian",
+    design: Noise = "gaussian",
     replace: bool = False,
     rounds: int = 40,
 ) -> Image:
@@ -65,7 +66,7 @@ def recode(
 
 
 @functools.partial(jax.jit, static_argnames=("design", "replace", "rounds"))
-def _recode(key, image: Image, space: Subspace, psnr_db, design: Design, replace: bool, rounds: int) -> Image:
+def _recode(key, image: Image, space: Subspace, psnr_db, design: Noise, replace: bool, rounds: int) -> Image:
     target = norm_at(psnr_db, image)
     base = -space.project(image) if replace else None
     noise = space.sample(key)
@@ -184,3 +185,29 @@ def isotropic(key: PRNGKeyArray, image: Image, psnr_db: float | Float[Array, ""]
 
     low, high = jax.lax.fori_loop(0, 30, halve, jnp.array([1e-4, 1e3]))
     return whole_levels(image + jnp.sqrt(low * high) * noise)
+
+
+def _noise(design: Noise, key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
+    settings = {"replace": recipe.replace, "rounds": recipe.rounds}
+    return Recoded(recode(key, image, recipe.directions, recipe.psnr_db, design=design, **settings))
+
+
+GAUSSIAN = Design(
+    "gaussian",
+    "fresh Gaussian noise in the low-sensitivity subspace, exactly as strong as asked",
+    recode=functools.partial(_noise, "gaussian"),
+    settings=("replace",),
+    leaves_box=True,
+    transforms_at_once=4,
+)
+BOXED = Design(
+    "boxed",
+    "the same noise made to stay in [0, 1], as 8-bit files must",
+    recode=functools.partial(_noise, "boxed"),
+    settings=("replace", "rounds", "fit"),
+)
+
+
+def noise_for(dtype: type[np.generic]) -> Design:
+    """The noise alone that a number format can hold: boxed for 8 bits, gaussian for floating point."""
+    return BOXED if dtype == np.uint8 else GAUSSIAN

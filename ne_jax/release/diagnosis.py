@@ -22,6 +22,7 @@ from ne_jax.core.subspace import Subspace
 from ne_jax.errors import UserError
 from ne_jax.files import ahead, sha256
 from ne_jax.models.model import Model
+from ne_jax.recoding.designs import DESIGNS
 from ne_jax.release.certificates import Certificate, digests
 from ne_jax.release.formats import FORMATS
 from ne_jax.release.reading import read_file
@@ -106,7 +107,8 @@ def _noise_gone(release: Opened, model: Model, broken: dict[str, str]) -> Callab
     """A test of an image: has it less than half of the `_detail` that images of files that hold usually have at least? Where none holds: a
     tenth of what white noise of the manifest's strength has. Boxed noise has .46 or more; how much with `replace` is not known."""
     ne = release.ne
-    if ne["design"] in ("paper", "deep"):  # which do not keep to the subspace
+    design = DESIGNS.get(ne["design"])  # None: of a version with other designs
+    if design is None or not design.inside:
         return lambda image: False
     space = low_sensitivity(spectrum(model.first_layer, model.preprocess.image_shape), "count", ne["directions"])
     files = [relative for relative in release.sums if release.has_images(relative) and relative not in broken]

@@ -32,7 +32,6 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from ne_jax.files import line, write_atomic, write_file
-from ne_jax.recoding.subspace_noise import Design
 
 TFDS_NAME, TFDS_VERSION, _SPLIT = "ne_release", "1.0.0", "release"
 _TFDS_FOLDER = f"{TFDS_NAME}/{TFDS_VERSION}"
@@ -53,12 +52,11 @@ class Unreadable(Exception):
 class Format(NamedTuple):
     """One way to store a release.
 
-    design: the recoding whose pixels it holds. dtype: of a stored number. globs: its files with images. media_type: of these.
+    dtype: of a stored number. globs: its files with images. media_type: of these.
     contents: what is in one of them. ahead: files worth reading ahead. write: (release, shard, num_shards, names, images, metadata,
     pool) -> SHA-256 by relative path. read: (file, relative path, image shape, dtype) -> names and images; raises Unreadable or FAULTS.
     """
 
-    design: Design
     dtype: type[np.generic]
     globs: tuple[str, ...]
     media_type: str
@@ -241,16 +239,16 @@ _NPZ = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"
 _PNG_GLOBS = ("images/*.png", "images/**/*.png")  # with and without folders: readers differ in what * stands for
 _ARRAYS = "NumPy arrays `images` (n, height, width, channels) and `names`, for numpy.load(FILE, allow_pickle=False)"
 FORMATS = {
-    "png8": Format("boxed", np.uint8, _PNG_GLOBS, "image/png", "one 8-bit PNG image, named as its source", 64, _write_pngs, _read_png),
-    "float32": Format("gaussian", np.float32, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
-    "float16": Format("gaussian", np.float16, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
+    "png8": Format(np.uint8, _PNG_GLOBS, "image/png", "one 8-bit PNG image, named as its source", 64, _write_pngs, _read_png),
+    "float32": Format(np.float32, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
+    "float16": Format(np.float16, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
     "array_record": Format(
-        "boxed", np.uint8, (f"{_TFDS_FOLDER}/*.array_record-*",), "https://github.com/google/array_record",
+        np.uint8, (f"{_TFDS_FOLDER}/*.array_record-*",), "https://github.com/google/array_record",
         f'`image` and `name`, for tfds.data_source("{TFDS_NAME}", split="all", data_dir=RELEASE)', 1,
         _write_array_record, _read_array_record,
     ),
     "webdataset": Format(
-        "boxed", np.uint8, ("shards/*.tar",), "application/x-tar",
+        np.uint8, ("shards/*.tar",), "application/x-tar",
         'PNG images KEY.png for webdataset; "%2E" in a key stands for "." and "%25" for "%"', 1, _write_tar, _read_tar,
     ),
 }  # fmt: skip

@@ -38,7 +38,7 @@ def _release(job: Job, path: pathlib.Path) -> None:
     for name in job.config.release.formats:
         pair = next(pairs(job, name, limit=job.config.report.pictures))
         columns.setdefault("clean", from_bytes(pair.clean[: pair.kept]))
-        columns[f"NE, {name}\n({job.design(name)})"] = pair.stored[: pair.kept]
+        columns[f"NE, {name}\n({job.design(name).name})"] = pair.stored[: pair.kept]
     seen = remove_subspace(pair.stored[: pair.kept], job.space)
     columns["what the authorized\nmodel sees of it"] = np.asarray(seen)
     figures.pictures(path, columns, _captions(pair.names))

@@ -10,7 +10,6 @@ import jax
 
 from ne_jax.config import leaves
 from ne_jax.measure.records import METRICS, Result
-from ne_jax.recoding import paper
 from ne_jax.release.certificates import kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
@@ -61,8 +60,8 @@ def _headline(job: Job, found: Gathered) -> dict[str, Any]:
                 "attacked": attack_sections.headline(found.attacked, release_format),
             }
         )
-    mark = paper.MARK if job.config.recode.design == "paper" else ""
-    return {"name": name, "mark": mark, "metric": metric.capitalize(), "releases": releases}
+    marks = sorted({job.design(each).warning for each in job.config.release.formats} - {""})
+    return {"name": name, "marks": marks, "metric": metric.capitalize(), "releases": releases}
 
 
 def _metric(records: list[Result]) -> str:

@@ -35,7 +35,6 @@ from ne_jax.measure.records import Attacked, Attacks, Growth, Head, NotRun, join
 from ne_jax.models.model import Model
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
-from ne_jax.stages.cost import cost
 from ne_jax.stages.encode import recode_job
 from ne_jax.stages.evaluate import has_labels, truths
 from ne_jax.stages.job import Job, load_named
@@ -153,11 +152,11 @@ def _public(job: Job, start: int) -> Images:
 
 def _again(job: Job, release_format: str, known: Pool) -> Images | None:
     """`known` released a second time under another secret; None where recoding runs networks, which takes too long."""
-    if cost(job):
+    if job.design(release_format).runs_networks:
         return None
     pixels = np.round(known.clean * 255).astype(np.uint8)
     keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), pixels)
-    return float_pixels(recode_job(job, release_format, keys, pixels, job.config.recode.psnr_db))
+    return float_pixels(recode_job(job, release_format, keys, pixels))
 
 
 def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:

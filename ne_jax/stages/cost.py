@@ -8,30 +8,31 @@ import jax
 import jax.numpy as jnp
 
 from ne_jax.errors import UserError
-from ne_jax.models.as_reader import reading
-from ne_jax.recoding.deep import SOLVER_STEPS
+from ne_jax.recoding.design import Design
 from ne_jax.stages.job import Job
 
 
 def cost(job: Job) -> float:
     """Forward passes of the authorized model that one image takes, by the compiler's count of operations; 0 for designs that run no
-    network. All steps that deep recoding may take count; the one look at the clean image does not.
+    network. All steps that a design may take count; the one look at the clean image does not.
 
     Raises UserError above `recode.max_passes`.
     """
-    settings = job.config.recode
-    if settings.design not in ("guided", "deep"):
+    return max(_passes(job, design) for design in {job.design(name) for name in job.config.release.formats})
+
+
+def _passes(job: Job, design: Design) -> float:
+    if design.gradients is None:
         return 0.0
-    shape = job.authorized.preprocess.image_shape
-    one, *also = (reading(model, shape) for model in (job.authorized, *job.also))
-    gradients = sum(_operations(reading(model, shape), shape, True) for model in job.surrogates) * settings.steps
-    if settings.design == "deep":
-        own = sum(_operations(model, shape, True) for model in (one, *also))
-        gradients += own * (settings.steps + (settings.restore + 1) * (1 + SOLVER_STEPS))
-    passes = gradients * (settings.restarts + 1) / _operations(one, shape, False)
+    settings, shape, context = job.config.recode, job.authorized.preprocess.image_shape, job.context
+    gradients, own = design.gradients(settings), context.authorized()
+    operations = gradients.surrogates * sum(_operations(model, shape, True) for model in context.surrogates())
+    if gradients.authorized:
+        operations += gradients.authorized * sum(_operations(model, shape, True) for model in own)
+    passes = operations / _operations(own[0], shape, False)
     if 0 < settings.max_passes < passes:
         raise UserError(
-            f"recode.design {settings.design} takes {passes:.0f} forward passes of {job.authorized.name} an image, more than "
+            f"recode.design {design.name} takes {passes:.0f} forward passes of {job.authorized.name} an image, more than "
             f"recode.max_passes={settings.max_passes:g}; lower recode.steps, or raise it"
         )
     return passes

@@ -15,6 +15,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ from ne_jax.data import sources
 from ne_jax.data.images import BrokenImage
 from ne_jax.errors import UserError
 from ne_jax.files import finite, write_json
-from ne_jax.recoding import paper
+from ne_jax.recoding.design import Design
 from ne_jax.recoding.encode_batch import Encoded, encode_batch, encode_calls
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
@@ -41,28 +42,14 @@ from ne_jax.stages.job import Job
 # A boxed sample that stays this much weaker than asked, in dB, says that the strength does not fit.
 _REACH_DB = 0.1
 _WARN_SHARE = 0.95  # of the free space
-_UNMET = (
-    "not protected at this strength: the authorized model's answer leaves recode.margin_share and recode.logit_gap; raise "
-    "recode.psnr_db or recode.restore"
-)
 FEW = 4  # images that are looked at ahead where each takes many passes of networks
 
 
 def recode_job(
-    job: Job,
-    release_format: str,
-    keys: Key[Array, " batch"],
-    pixels: np.ndarray,
-    strength_db: float,
-    replace: bool | None = None,
+    job: Job, release_format: str, keys: Key[Array, " batch"], pixels: np.ndarray, **changes: Any
 ) -> np.ndarray:
-    """The NEs of clean `pixels` as `release_format` stores them, at a strength, and with a `replace`, that the caller chooses."""
-    design, dtype = job.design(release_format), FORMATS[release_format].dtype
-    settings = job.config.recode
-    replace = settings.replace if replace is None else replace
-    return np.asarray(
-        encode_batch(keys, pixels, job.directions(design), strength_db, design, dtype, replace, settings.rounds).stored
-    )
+    """The NEs of clean `pixels` as `release_format` stores them, by the job's recipe with `changes`, such as another psnr_db."""
+    return np.asarray(encode_batch(keys, pixels, dataclasses.replace(job.recipe(release_format), **changes)).stored)
 
 
 def realised_psnr_db(clean: Array | np.ndarray, stored: Array | np.ndarray) -> np.ndarray:
@@ -76,8 +63,8 @@ def run(job: Job) -> int:
     for name in set(job.config.release.formats) - set(todo):
         print(f"{job.release_dir(name)} is complete; nothing to encode")
     if todo:
-        if "paper" in {job.design(name) for name in todo}:
-            logging.warning("%s", paper.MARK)
+        for mark in {job.design(name).warning for name in todo} - {""}:
+            logging.warning("%s", mark)
         if multihost.first():
             _look_ahead(job, todo)
         _encode_shards(job, todo)
@@ -108,8 +95,8 @@ def _look_ahead(job: Job, formats: list[str]) -> None:
     keys = noise_keys(job.secret(), clean)
     shape, needed = job.authorized.preprocess.image_shape, 0
     for name in formats:
-        stored = recode_job(job, name, keys, clean, job.config.recode.psnr_db)
-        if job.design(name) == "boxed" and not job.config.recode.fit:
+        stored = recode_job(job, name, keys, clean)
+        if "fit" in job.design(name).settings and not job.config.recode.fit:
             _check_reach(job, realised_psnr_db(clean, stored))
         size = estimate(name, shape, len(job.source.names), stored)
         needed += size
@@ -141,7 +128,7 @@ def _check_reach(job: Job, realised: np.ndarray) -> None:
         )
 
 
-Kind = tuple[str, type]  # design and dtype: what decides the pixels
+Kind = tuple[Design, type]  # design and dtype: what decides the pixels
 
 
 @dataclasses.dataclass
@@ -233,12 +220,13 @@ def _recoded(
 
 
 def _keep(job: Job, shard: _Shard, index: int, image: sources.Decoded, place: int, arrays: dict[Kind, list[Encoded]]):
-    """Copy an image's results out of its batch, in which it is number `place`; one that could not be kept within the budget of deep
-    recoding is not released."""
+    """Copy an image's results out of its batch, in which it is number `place`; one that its design could not
+    protect is not released."""
     kinds = {_kind(job, name) for name in shard.formats}
     places = {kind: divmod(place, len(arrays[kind][0].stored)) for kind in kinds}
-    if not all(arrays[kind][step].met[row] for kind, (step, row) in places.items()):
-        shard.problems.append(f"{job.source.names[index]}: {_UNMET}")
+    unmet = [kind[0].unmet for kind, (step, row) in places.items() if not arrays[kind][step].met[row]]
+    if unmet:
+        shard.problems.append(f"{job.source.names[index]}: {unmet[0]}")
         return
     for kind, (step, row) in places.items():
         found = arrays[kind][step]
@@ -257,9 +245,8 @@ def _launched(
     job: Job, todo: list[int], shards: dict[int, _Shard], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Rows, dict[Kind, list[Future[Encoded]]]]]:
     """Batches, and by kind what the devices make of their whole images, in order."""
-    settings, secret = job.config.recode, job.secret()
-    designs = {job.design(name) for shard in shards.values() for name in shard.formats}
-    directions = {design: job.directions(design) for design in designs}
+    secret, formats = job.secret(), {name for shard in shards.values() for name in shard.formats}
+    recipes = {_kind(job, name): job.recipe(name) for name in formats}
     size = job.config.batch_size
     stream = sources.decoded(job.source, job.authorized.preprocess, todo, job.config.data.workers, ahead=size)
     for rows in _grouped(stream, size):
@@ -269,11 +256,8 @@ def _launched(
             pixels = np.stack(whole)
             keys = noise_keys(secret, pixels)
             kinds = {_kind(job, name) for index, _ in rows for name in shards[job.shard_of(index)].formats}
-            for design, dtype in kinds:
-                calls = encode_calls(
-                    keys, pixels, directions[design], settings.psnr_db, design, dtype, settings.replace, settings.rounds
-                )
-                encoded[design, dtype] = [pool.submit(_fetch, call) for call in calls]
+            for kind in kinds:
+                encoded[kind] = [pool.submit(_fetch, call) for call in encode_calls(keys, pixels, recipes[kind])]
         yield rows, encoded
 
 

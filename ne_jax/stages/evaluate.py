@@ -14,12 +14,12 @@ from ne_jax.core.pixels import float_pixels, from_bytes
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import BASELINES, Answers, answer, interval, scores
 from ne_jax.measure.records import Result
-from ne_jax.models.as_reader import reading
 from ne_jax.models.model import Model
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
-from ne_jax.recoding.guided import Guide
+from ne_jax.recoding.guided import GUIDED, Guide
 from ne_jax.recoding.noise_keys import noise_keys
-from ne_jax.recoding.subspace_noise import isotropic
+from ne_jax.recoding.subspace_noise import isotropic, noise_for
 from ne_jax.release import formats
 from ne_jax.stages.encode import realised_psnr_db, recode_job
 from ne_jax.stages.job import Job, load_named
@@ -110,12 +110,13 @@ def _evaluate_release(
 
 
 def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, np.ndarray]:
-    """What readers are given: clean pixels, the stored NE, its control, and on the first images what guided and deep are compared with."""
+    """What readers are given: clean pixels, the stored NE, its control, and on the first images what designs that run networks
+    are compared with."""
     clean = from_bytes(pair.clean)
     keys = noise_keys(job.secret(), pair.clean)
     psnr = realised_psnr_db(pair.clean, pair.stored)
     views = {"clean": clean, "ne": pair.stored, "gaussian": control(keys, clean, psnr, release_format)}
-    if seen < job.config.evaluate.baseline_images and job.design(release_format) in ("guided", "deep"):
+    if seen < job.config.evaluate.baseline_images and job.design(release_format).runs_networks:
         views |= _baselines(job, release_format, keys, pair.clean)
     return views
 
@@ -123,13 +124,12 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
 def _baselines(job: Job, release_format: str, keys, clean: np.ndarray) -> dict[str, np.ndarray]:
     """The images of BASELINES, float32 in pixel units."""
     settings, dtype = job.config.recode, formats.FORMATS[release_format].dtype
-    plain = formats.FORMATS[release_format].design
-    guide = Guide(None, tuple(reading(model, clean.shape[1:]) for model in job.surrogates), settings.steps)
-    made = {"subspace_noise": (job.space, plain), "unconstrained": (guide, "guided")}
-    return {
-        name: float_pixels(np.asarray(encode_batch(keys, clean, space, settings.psnr_db, design, dtype).stored))
-        for name, (space, design) in made.items()
+    guide = Guide(None, job.context.surrogates(), settings.steps)
+    made = {
+        "subspace_noise": Recipe(noise_for(dtype), job.space, settings.psnr_db, dtype),
+        "unconstrained": Recipe(GUIDED, guide, settings.psnr_db, dtype),
     }
+    return {name: float_pixels(np.asarray(encode_batch(keys, clean, recipe).stored)) for name, recipe in made.items()}
 
 
 def _records(job: Job, release_format: str, found, strengths) -> list[Result]:
@@ -174,7 +174,7 @@ def _curve_point(job: Job, release_format: str, readers: list[Model], batches, a
     realised: list[np.ndarray] = []
     for indices, clean, kept in batches:
         keys = noise_keys(secret, clean)
-        stored = recode_job(job, release_format, keys, clean, asked, replace=False)
+        stored = recode_job(job, release_format, keys, clean, psnr_db=asked, replace=False)
         stored = float_pixels(stored)
         psnr = realised_psnr_db(clean, stored)
         views = {"ne": stored, "gaussian": control(keys, from_bytes(clean), psnr, release_format)}

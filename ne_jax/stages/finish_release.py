@@ -15,7 +15,7 @@ from ne_jax import files
 from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.pixels import to_float
 from ne_jax.models.model import Model
-from ne_jax.recoding import paper
+from ne_jax.recoding.design import Design
 from ne_jax.release import manifest, writing
 from ne_jax.release.formats import write_index
 from ne_jax.stages.job import Job
@@ -32,13 +32,6 @@ GEOMETRY = (
     "Feed the stored pixels as they are, at this size and place: a resize, or a crop off the patch grid, breaks the change for the "
     "authorized model too."
 )
-
-
-_USED = {
-    "contrastive": ("surrogates",),
-    "guided": ("surrogates", "steps", "restarts", "jpeg_quality"),
-    "deep": ("surrogates", "steps", "restarts", "restore", "margin_share", "logit_gap"),
-}
 
 
 def publish(job: Job, release_format: str) -> None:
@@ -82,9 +75,9 @@ def _named(model: Model) -> dict[str, str]:
     return {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256}
 
 
-def _leak(job: Job, design: str) -> dict[str, float | None]:
+def _leak(job: Job, design: Design) -> dict[str, float | None]:
     """What the best linear attack that knows the first layer rebuilds, in dB, whatever the noise; not for changes outside V_N."""
-    if design in ("deep", "paper"):
+    if not design.inside:
         return {}
     floor = leak_floor(job.space, np.asarray(to_float(job.sample_pixels())))
     return {"best_linear_white_box_reconstruction_db": round(floor, 1) if np.isfinite(floor) else None}
@@ -93,11 +86,10 @@ def _leak(job: Job, design: str) -> dict[str, float | None]:
 def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
-    space = job.directions(design) if design in ("paper", "contrastive") else job.space
-    directions, rest = space.basis.shape[::-1] if design == "paper" else (space.num_directions, space.total_directions)
-    used = {key: settings[key] for key in _USED.get(design, ())}
+    space = design.subspace(job.context)
+    used = {key: settings[key] for key in design.told}
     return {
-        **({"warning": paper.MARK} if design == "paper" else {}),
+        **({"warning": design.warning} if design.warning else {}),
         "format": release_format,
         "images": sum(totals.counts),
         "authorized": _named(model),
@@ -109,9 +101,9 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
         "colour": "pixels as decoded; ICC profiles are not applied; alpha is laid on white",
         "rule": job.config.subspace.rule,
         "threshold": job.config.subspace.value,
-        "directions": directions,
-        "sensitive_directions": rest - directions,
-        "design": design,
+        "directions": space.num_directions,
+        "sensitive_directions": space.total_directions - space.num_directions,
+        "design": design.name,
         **({key: list(value) if isinstance(value, tuple) else value for key, value in used.items()}),
         "replace": settings.replace,
         "noise": "one key an image, HMAC-SHA256 of a secret and its pixels; threefry",

@@ -14,6 +14,7 @@ from ne_jax.core.rules import strongest_psnr_db
 from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
 from ne_jax.models.model import Model
+from ne_jax.recoding.designs import DESIGNS
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.stages.cost import cost
 from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
@@ -129,12 +130,12 @@ def _energy_share(job: Job, clean: np.ndarray) -> float:
 
 def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers: list[Model]) -> FormatRow:
     """Strength that a format reaches on the sample, and what each reader makes of it."""
-    stored = to_float(recode_job(job, release_format, keys, clean, job.config.recode.psnr_db))
+    stored = to_float(recode_job(job, release_format, keys, clean))
     psnr = realised_psnr_db(clean, stored)
     images = to_float(clean)
     noisy = control(keys, np.asarray(images), psnr, release_format)
     return FormatRow(
-        design=job.design(release_format),
+        design=job.design(release_format).name,
         psnr_db_asked=job.config.recode.psnr_db,
         psnr_db_median=float(np.median(psnr)),
         psnr_db_strongest=float(psnr.min()),
@@ -157,9 +158,8 @@ def _reader_row(reader: Model, images: Images, stored: Images, noisy: Images) ->
 
 def _removal(found: Inspection) -> str:
     """A word on `replace`, where much could leak and the design goes with it."""
-    designs = {entry.design for entry in found.formats.values()}
-    worth = found.image_energy_in_subspace > _LEAK and not {"guided", "deep"} & designs
-    return "; recode.replace=True removes it" if worth else ""
+    can = all("replace" in DESIGNS[entry.design].settings for entry in found.formats.values())
+    return "; recode.replace=True removes it" if can and found.image_energy_in_subspace > _LEAK else ""
 
 
 def describe(found: Inspection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
 from ne_jax import files
-from ne_jax.core.first_layer import FirstLayer, stacked
+from ne_jax.core.first_layer import FirstLayer, together
 from ne_jax.core.pixels import to_float
 from ne_jax.core.polyphase import PolyphaseSpectrum
 from ne_jax.core.rules import low_sensitivity
@@ -26,15 +27,13 @@ from ne_jax.core.subspace import Subspace
 from ne_jax.data import sources
 from ne_jax.data.preprocess import from_fields
 from ne_jax.errors import UserError
-from ne_jax.models.as_reader import reading
+from ne_jax.models.as_reader import Reading, reading
 from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
-from ne_jax.recoding import paper
-from ne_jax.recoding.contrastive import contrastive
-from ne_jax.recoding.deep import Deep
-from ne_jax.recoding.designs import Directions
-from ne_jax.recoding.guided import Guide
-from ne_jax.release import formats, owner_files
+from ne_jax.recoding.design import Context, Design, Recipe
+from ne_jax.recoding.designs import choose
+from ne_jax.release import owner_files
+from ne_jax.release.formats import FORMATS
 from ne_jax.stages import multihost
 
 
@@ -83,29 +82,29 @@ class Job(NamedTuple):
         """What must not be released."""
         return self.workdir / "private"
 
-    def design(self, release_format: str) -> str:
+    def design(self, release_format: str) -> Design:
         """The recoding design of a format."""
-        asked = self.config.recode.design
-        return formats.FORMATS[release_format].design if asked == "auto" else asked
+        return _design(self.config, release_format)
 
-    def directions(self, design: str) -> Directions:
-        """What a design needs beside an image: where its noise lies, and the networks that it looks at."""
-        settings, layer = self.config.recode, self.authorized.first_layer
-        if design == "paper":
-            return paper.Tile(layer, paper.low_directions(layer, self.config.subspace.value))
-        if design == "contrastive":
-            return contrastive(self.space, [model.first_layer for model in self.surrogates])
-        if design not in ("guided", "deep"):
-            return self.space
-        shape = self.authorized.preprocess.image_shape
-        readers = tuple(reading(model, shape) for model in self.surrogates)
-        if design == "guided":
-            layer = _layer(self.authorized, self.also)
-            return Guide(self.space, readers, settings.steps, layer, settings.restarts, settings.jpeg_quality)
-        own = tuple(reading(model, shape) for model in (self.authorized, *self.also))
-        return Deep(
-            own, readers, settings.margin_share, settings.logit_gap, settings.steps, settings.restore, settings.restarts
+    @property
+    def context(self) -> Context:
+        """What designs may look at beside an image."""
+        own, shape = (self.authorized, *self.also), self.authorized.preprocess.image_shape
+        return Context(
+            self.space,
+            layers=tuple(model.first_layer for model in own),
+            surrogate_layers=tuple(model.first_layer for model in self.surrogates),
+            authorized=functools.partial(_readings, own, shape),
+            surrogates=functools.partial(_readings, self.surrogates, shape),
+            settings=self.config.recode,
+            threshold=self.config.subspace.value,
         )
+
+    def recipe(self, release_format: str) -> Recipe:
+        """How the images of a format are recoded."""
+        design, settings = self.design(release_format), self.config.recode
+        directions, dtype = design.directions(self.context), FORMATS[release_format].dtype
+        return Recipe(design, directions, settings.psnr_db, dtype, settings.replace, settings.rounds)
 
     def secret(self) -> bytes:
         """The secret that noise and opaque names come from."""
@@ -114,6 +113,14 @@ class Job(NamedTuple):
     def sample_pixels(self) -> np.ndarray:
         """At most 64 clean images, uint8, spread evenly over the source; broken ones left out."""
         return _sample(self.source, self.authorized)
+
+
+def _design(config: ConfigDict, release_format: str) -> Design:
+    return choose(config.recode.design, FORMATS[release_format].dtype)
+
+
+def _readings(models: Sequence[Model], shape: tuple[int, int, int]) -> tuple[Reading, ...]:
+    return tuple(reading(model, shape) for model in models)
 
 
 def _secret(config: ConfigDict, workdir: pathlib.Path) -> bytes:
@@ -163,8 +170,8 @@ def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
         _claim(config, workdir)
         source = _open_source(config, workdir)
         model, *also = (load_named(config, name) for name in (config.authorized, *config.also_authorized))
-        needed = config.recode.surrogates if config.recode.design in configs.NEED_SURROGATES else ()
-        surrogates = tuple(load_named(config, name) for name in needed)
+        needed = any(_design(config, name).needs_surrogates for name in config.release.formats)
+        surrogates = tuple(load_named(config, name) for name in (config.recode.surrogates if needed else ()))
         if multihost.several():
             for each in (model, *also, *surrogates):
                 multihost.agree(f"checkpoint of {each.name}", bytes.fromhex(each.sha256))
@@ -182,15 +189,12 @@ def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
 
 def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:
     """The first layer of all authorized models. Raises UserError for one that takes other pixels."""
-    if not also:
-        return model.first_layer
     for other in also:
         if other.preprocess != model.preprocess:
             raise UserError(
                 f"also_authorized: {other.name} prepares images otherwise than {model.name}; authorize models with one preprocessing"
             )
-    layers = [each.first_layer for each in (model, *also)]
-    return stacked(layers, model.preprocess.image_shape, unit_norm=True)
+    return together([each.first_layer for each in (model, *also)], model.preprocess.image_shape)
 
 
 def _lock(config: ConfigDict, workdir: pathlib.Path) -> multihost.Lock:

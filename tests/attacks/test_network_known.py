@@ -19,8 +19,10 @@ from ne_jax.core.spectrum import spectrum
 from ne_jax.data.sources import batches, open_source
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import answer
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.recoding.subspace_noise import GAUSSIAN
 
 SHAPE, COUNT = (112, 112, 1), 96
 
@@ -35,7 +37,7 @@ def pixels():
 def stored(pixels):
     """NEs of vit_a's null space at 0 dB, which nobody else reads."""
     space = low_sensitivity(spectrum(load_model("vit_a").first_layer, SHAPE), "relative", 1e-2)
-    return np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, space, 0.0, "gaussian").stored)
+    return np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
 
 
 @pytest.fixture(scope="module")

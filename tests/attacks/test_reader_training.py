@@ -15,8 +15,10 @@ from ne_jax.core.spectrum import spectrum
 from ne_jax.data.sources import batches, open_source
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import answer
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.recoding.subspace_noise import GAUSSIAN
 
 SHAPE, COUNT, TRAINED = (112, 112, 1), 320, 200
 
@@ -27,7 +29,7 @@ def release():
     source = open_source("fashion_mnist", limit=COUNT)
     pixels = next(batches(source, load_model("vit_a").preprocess, COUNT, range(COUNT), lambda *_: None)).pixels
     space = low_sensitivity(spectrum(load_model("vit_a").first_layer, SHAPE), "relative", 1e-2)
-    stored = np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, space, 0.0, "gaussian").stored)
+    stored = np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
     return stored, np.asarray(source.labels())
 
 

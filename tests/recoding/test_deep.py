@@ -7,7 +7,9 @@ from ne_jax import errors
 from ne_jax.data.sources import batches, open_source
 from ne_jax.models.as_reader import reading
 from ne_jax.models.loading import load_model
+from ne_jax.recoding.deep import DEEP as DESIGN
 from ne_jax.recoding.deep import Deep
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
@@ -34,7 +36,7 @@ def readers(*names):
 
 def encoded(pixels, **settings):
     deep = Deep(readers("resnet_a"), readers("vit_a"), steps=16, restore=20, **settings)
-    return encode_batch(noise_keys(bytes(32), pixels), pixels, deep, DB, "deep", np.uint8)
+    return encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(DESIGN, deep, DB, np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +75,7 @@ def test_the_surrogate_fails_where_the_authorized_model_does_not(found, pixels):
 
 def test_an_image_is_the_same_in_any_batch(found, pixels):
     """Contract 4, to the bit."""
-    again = encode_batch(
-        noise_keys(bytes(32), pixels[[3]]), pixels[[3]],
-        Deep(readers("resnet_a"), readers("vit_a"), steps=16, restore=20), DB, "deep", np.uint8,
-    )  # fmt: skip
-    np.testing.assert_array_equal(again.stored[0], found.stored[3])
+    np.testing.assert_array_equal(encoded(pixels[[3]]).stored[0], found.stored[3])
 
 
 def test_what_cannot_be_kept_is_told_and_not_released(tmp_path):

@@ -8,7 +8,10 @@ import pytest
 
 from ne_jax import FirstLayer, low_sensitivity, recode, spectrum
 from ne_jax.recoding import encode_batch
+from ne_jax.recoding.design import Recipe
+from ne_jax.recoding.designs import DESIGNS
 from ne_jax.recoding.paper import Tile, low_directions
+from ne_jax.recoding.subspace_noise import BOXED, GAUSSIAN
 
 COUNT = 37  # two whole steps and a part of one
 KINDS = {
@@ -42,7 +45,8 @@ def directions(graded, space, overlapping):
 
 def encode(keys, pixels, directions, kind, psnr_db=6.0, **settings):
     design, dtype = KINDS[kind]
-    found = encode_batch.encode_batch(keys, pixels, directions[design], psnr_db, design, dtype, **settings)
+    recipe = Recipe(DESIGNS[design], directions[design], psnr_db, dtype, **settings)
+    found = encode_batch.encode_batch(keys, pixels, recipe)
     return encode_batch.Encoded(*map(np.asarray, found))
 
 
@@ -120,14 +124,16 @@ def test_one_program_for_all_batches(directions, keys, pixels):
 @pytest.mark.parametrize(("count", "calls"), [(1, 1), (16, 1), (17, 2), (COUNT, 3)])
 def test_calls_are_of_one_size(count, calls, directions, keys, pixels):
     """The pieces that threads take are all as large, so that no thread compiles, and none is made of padding alone."""
-    made = encode_batch.encode_calls(keys[:count], pixels[:count], directions["patches"]["gaussian"], 0.0, "gaussian")
+    recipe = Recipe(GAUSSIAN, directions["patches"]["gaussian"], 0.0)
+    made = encode_batch.encode_calls(keys[:count], pixels[:count], recipe)
     sizes = [len(call().stored) for call in made]
     assert sizes == [16] * calls
 
 
 def test_calls_from_threads_are_those_of_one_thread(directions, keys, pixels):
     """Whichever thread takes which call, and whenever."""
-    made = encode_batch.encode_calls(keys[:COUNT], pixels, directions["patches"]["boxed"], 6.0, "boxed", np.uint8)
+    recipe = Recipe(BOXED, directions["patches"]["boxed"], 6.0, np.uint8)
+    made = encode_batch.encode_calls(keys[:COUNT], pixels, recipe)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda call: np.asarray(call().stored), made * 4))
     whole = encode(keys[:COUNT], pixels, directions["patches"], "boxed").stored

@@ -14,9 +14,11 @@ from ne_jax.core.spectrum import spectrum
 from ne_jax.data.sources import batches, open_source
 from ne_jax.models.as_reader import reading
 from ne_jax.models.loading import load_model
+from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
-from ne_jax.recoding.guided import Guide, guided_recode
+from ne_jax.recoding.guided import GUIDED, Guide, guided_recode
 from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.recoding.subspace_noise import BOXED
 from ne_jax.recoding.surrogate_views import likeness
 
 SHAPE, COUNT, DB = (112, 112, 1), 24, 16.0
@@ -46,7 +48,7 @@ def keys(pixels):
 
 @pytest.fixture(scope="module")
 def stored(keys, pixels, guide):
-    return np.asarray(encode_batch(keys, pixels, guide, DB, "guided", np.uint8).stored)
+    return np.asarray(encode_batch(keys, pixels, Recipe(GUIDED, guide, DB, np.uint8)).stored)
 
 
 def agreement(name, images, pixels):
@@ -57,7 +59,7 @@ def agreement(name, images, pixels):
 def test_surrogates_fail_and_the_authorized_model_does_not(stored, keys, pixels, space):
     """At a strength at which noise in the subspace leaves vit_b most of its answers, both surrogates lose nearly all of theirs, a
     reader that was no surrogate most of its, and the authorized model keeps every one."""
-    noise = np.asarray(encode_batch(keys, pixels, space, DB, "boxed", np.uint8).stored)
+    noise = np.asarray(encode_batch(keys, pixels, Recipe(BOXED, space, DB, np.uint8)).stored)
     assert agreement("vit_b", noise, pixels) >= 0.6
     assert agreement("vit_a", stored, pixels) == 1
     assert agreement("resnet_a", stored, pixels) <= 0.2 and agreement("vit_b", stored, pixels) <= 0.3
@@ -91,14 +93,14 @@ def test_float_files_lie_in_the_subspace_exactly(keys, pixels, guide, space):
 def test_an_image_is_the_same_in_any_batch(stored, keys, pixels, guide):
     """Contract 4: alone, or in a batch of another size and order, to the bit."""
     for rows in ([5], [7, 5, 0]):
-        again = encode_batch(keys[np.array(rows)], pixels[rows], guide, DB, "guided", np.uint8).stored
+        again = encode_batch(keys[np.array(rows)], pixels[rows], Recipe(GUIDED, guide, DB, np.uint8)).stored
         np.testing.assert_array_equal(again, stored[rows])
 
 
 def test_without_a_subspace_nobody_is_authorized(keys, pixels, guide):
     """The baseline leads the surrogates away too, at the same strength, and is not in the subspace."""
     plain = Guide(None, guide.readers, guide.steps)
-    found = np.asarray(encode_batch(keys, pixels, plain, DB, "guided", np.uint8).stored)
+    found = np.asarray(encode_batch(keys, pixels, Recipe(GUIDED, plain, DB, np.uint8)).stored)
     assert agreement("resnet_a", found, pixels) <= 0.2
     delta = (found.astype(np.float32) - pixels) / 255
     outside = delta - np.asarray(jax.vmap(guide.space.project)(delta))
@@ -146,7 +148,7 @@ def test_jpeg_in_the_loop_keeps_what_the_first_layer_sees_of_the_jpeg_file(store
     in the subspace, and the surrogates stay misled after JPEG."""
     layer = load_model("vit_a").first_layer
     held = dataclasses.replace(guide, layer=layer, jpeg_quality=75)
-    kept = np.asarray(encode_batch(keys, pixels, held, DB, "guided", np.uint8).stored)
+    kept = np.asarray(encode_batch(keys, pixels, Recipe(GUIDED, held, DB, np.uint8)).stored)
 
     def seen(images):
         change = (through_jpeg(images, 75).astype(np.float32) - pixels) / 255
