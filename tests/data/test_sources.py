@@ -16,7 +16,7 @@ from ne_jax.data import fashion_mnist, sources
 from ne_jax.data.images import BrokenImage
 from ne_jax.data.preprocess import Preprocess, to_pixels
 from ne_jax.errors import UserError
-from tests.test_webdataset import picture, write_tar
+from tests.data.test_webdataset import picture, write_tar
 
 GREY = Preprocess(12, (0.5,), (0.5,))
 COLOUR = Preprocess(12, (0.5,) * 3, (0.5,) * 3)
@@ -386,10 +386,10 @@ def test_other_errors_pass_through(error):
 def test_decoding_is_silent_and_leaves_jax_alone():
     """In a fresh process nothing is printed, no device is claimed, and no flag is asked for before absl has parsed them."""
     program = """
-from ne_jax import data
-from ne_jax.preprocess import Preprocess
-source = data.open_source("fashion_mnist", limit=20)
-assert len(list(data.decoded(source, Preprocess(28, (0.5,), (0.5,)), range(20)))) == 20
+from ne_jax.data import sources
+from ne_jax.data.preprocess import Preprocess
+source = sources.open_source("fashion_mnist", limit=20)
+assert len(list(sources.decoded(source, Preprocess(28, (0.5,), (0.5,)), range(20)))) == 20
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """

@@ -14,7 +14,7 @@ from ne_jax.models.families import positions, vit
 from ne_jax.models.loading import load_model
 from tests import oracles
 from tests.oracles import timm, torch, transformers
-from tests.test_parity import HALF, IMAGENET, answer, nchw, normalised, random_pixels
+from tests.models.test_parity import HALF, IMAGENET, answer, nchw, normalised, random_pixels
 
 SIZES = [(14, 24), (37, 16), (16, 37), (24, 7), (5, 6), (7, 7), (2, 3)]
 

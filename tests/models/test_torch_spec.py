@@ -9,9 +9,9 @@ from ne_jax.errors import UserError
 from ne_jax.files import sha256
 from ne_jax.measure.answers import answer
 from ne_jax.models.loading import from_torch, save_model
-from tests.test_adapters import RULES, Stem, export, normalised, pixels, randomise  # noqa: F401 pixels is a fixture
+from tests.models.test_adapted_model import RULES, Stem, export, normalised, pixels, randomise  # noqa: F401 pixels is a fixture
 
-NAME = "torch:tests.test_adapters:Stem"
+NAME = "torch:tests.models.test_adapted_model:Stem"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def picture(change, **options):
             image.load()
         change(image).save(path, **{"format": "PNG"} | options)
 
-    return diagnosis
+    return damage
 
 
 def jpeg(image):
@@ -165,7 +165,7 @@ def each(change):
         for path in folder.rglob("*.png"):
             change(path)
 
-    return diagnosis
+    return damage
 
 
 def shrink_npz(folder):

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path, release_format):
         import numpy as np
         from concurrent.futures import ThreadPoolExecutor
         from ne_jax.errors import UserError
-        from ne_jax import formats
+        from ne_jax.release import formats
 
         images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
         kept = formats.FORMATS["{release_format}"]

@@ -119,8 +119,8 @@ def test_a_file_where_a_folder_must_be_is_told(unbroken, tmp_path, name):
 
 HOLD = """
 import pathlib, sys
-from ne_jax import processes
-lock = processes.lock(pathlib.Path(sys.argv[1]))
+from ne_jax.stages import multihost
+lock = multihost.lock(pathlib.Path(sys.argv[1]))
 print("locked", flush=True)
 input()
 """

@@ -67,7 +67,8 @@ ON_DEVICES = {
 }
 DEVICES = """
 import pathlib, sys, jax
-from tests import jobs, test_encode
+from tests import jobs
+from tests.stages import test_encode
 assert jax.device_count() == 8
 for name, leaves in test_encode.ON_DEVICES.items():
     jobs.encode_into(pathlib.Path(sys.argv[1]), name, **leaves)

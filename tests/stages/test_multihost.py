@@ -46,12 +46,12 @@ def test_a_difference_between_processes_is_told(monkeypatch):
 
 
 START = """
-from ne_jax import processes
+from ne_jax.stages import multihost
 from ne_jax.errors import UserError
 for arguments in ((), ("here", 1, 0), ("here:", 1, 0), (":123", 1, 0), ("here:0", 1, 0), ("here:99999", 1, 0), ("here:1234", 2),
                   ("here:1234", 2, 2)):
     try:
-        processes.start(*arguments)
+        multihost.start(*arguments)
     except UserError as error:
         print(error)
 """
@@ -73,8 +73,8 @@ def test_processes_that_cannot_be_joined_are_told():
 
 HOLD = """
 import pathlib, sys, time
-from ne_jax import processes
-lock = processes.lock(pathlib.Path(sys.argv[1]))
+from ne_jax.stages import multihost
+lock = multihost.lock(pathlib.Path(sys.argv[1]))
 print("locked", flush=True)
 time.sleep(60)
 """
