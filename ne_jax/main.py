@@ -25,6 +25,7 @@ from ne_jax.errors import UserError
 from ne_jax.models.registry import SAMPLES
 from ne_jax.release import verify
 from ne_jax.release.manifest import read_manifest
+from ne_jax.release.verdict import describe
 from ne_jax.report import analysis_section, attack_sections, report, result_tables
 from ne_jax.stages import analyse, check, encode, evaluate, inspect_model, malloc, multihost
 from ne_jax.stages import attack as attack_stage
@@ -99,8 +100,7 @@ def _verify(config: ConfigDict | None) -> int:
     if _RELEASE.value is None:
         raise UserError("give --release=DIR, the folder that holds manifest.json")
     release = pathlib.Path(_RELEASE.value)
-    authorized = read_manifest(release).get("authorized")
-    name = authorized.get("name") if isinstance(authorized, dict) else None
+    name = read_manifest(release).authorized.name
     config = config or default()
     if name not in (*config.models, *SAMPLES):
         raise UserError(
@@ -108,8 +108,8 @@ def _verify(config: ConfigDict | None) -> int:
         )
     model = load_named(config, name)
     found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value))
-    print(verify.describe(found))
-    return 0 if found["holds"] else 1
+    print(describe(found))
+    return 0 if found.holds else 1
 
 
 def _parse(argv: list[str]) -> list[str]:

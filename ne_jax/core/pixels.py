@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Float32, Shaped, UInt8
 from ne_jax.errors import UserError
 
 Images = Float[Array | np.ndarray, "n height width channels"]
+Stored = Shaped[np.ndarray, "n height width channels"]  # as files hold them: uint8, or floating point of any width
 
 
 def is_concrete(*arrays) -> bool:

@@ -13,6 +13,7 @@ import sys
 import jax
 import markdown
 import numpy as np
+from msgspec import UNSET
 
 from ne_jax import files
 from ne_jax.config import leaves
@@ -21,7 +22,7 @@ from ne_jax.core.subspace import remove_subspace
 from ne_jax.errors import UserError
 from ne_jax.measure import attack_records
 from ne_jax.recoding import paper
-from ne_jax.release.certificates import kept_in_words
+from ne_jax.release.certificates import SetCertificate, kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
 from ne_jax.report import analysis_section, attack_sections, figures
@@ -63,7 +64,8 @@ def _load(job: Job, name: str, stage: str) -> str:
 def run(job: Job) -> pathlib.Path:
     """Write the pictures, report.md and report.html; returns the path of the latter."""
     inspected = json.loads(_load(job, INSPECTION, "inspect"))
-    summary = json.loads(_load(job, SUMMARY, "check"))
+    _load(job, SUMMARY, "check")
+    summary = files.read_json(job.workdir / SUMMARY, dict[str, SetCertificate])
     records = [json.loads(line) for line in _load(job, RESULTS, "evaluate").splitlines()]
     curve = [json.loads(line) for line in _load(job, CURVE, "evaluate").splitlines()]
     folder = job.workdir / "figures"
@@ -166,14 +168,14 @@ def _metric(records: list[dict]) -> str:
     return "accuracy" if any(row["metric"] == "accuracy" for row in records) else "agreement"
 
 
-def _headline(job: Job, records: list[dict], summary: dict, attacked: list[dict]) -> str:
+def _headline(job: Job, records: list[dict], summary: dict[str, SetCertificate], attacked: list[dict]) -> str:
     name, metric, lines = job.authorized.name, _metric(records), []
     for release_format, found in summary.items():
         key = (release_format, "ne", metric)
         rows = [row for row in records if (row["release_format"], row["condition"], row["metric"]) == key]
         others = ", ".join(f"{row['reader']} {row['value']:.1%}" for row in rows if row["reader"] != name)
         lines.append(
-            f"- **{release_format}** at {found['psnr_db_median']:z.1f} dB, {found['n']:,} stored images. {name}: {kept_in_words(found)}. "
+            f"- **{release_format}** at {found.psnr_db_median:z.1f} dB, {found.n:,} stored images. {name}: {kept_in_words(found)}. "
             f"{metric.capitalize()} of other readers of the same files: {others}.{attack_sections.headline(attacked, release_format)}"
         )
     if job.config.recode.design == "paper":
@@ -208,7 +210,7 @@ authorized model's first layer reacts to.
 """
 
 
-def _certificates(summary: dict) -> str:
+def _certificates(summary: dict[str, SetCertificate]) -> str:
     head = [
         "release",
         "bound holds",
@@ -222,13 +224,13 @@ def _certificates(summary: dict) -> str:
     rows = [
         [
             name,
-            f"{found['bound_holds']:,} of {found['n']:,}",
-            f"{found['prediction_kept']:,} of {found['n']:,}" if "prediction_kept" in found else "no head",
-            f"{found['prediction_lost_at_most']:.2%}" if "prediction_kept" in found else "-",
-            f"{found['feature_cosine_min']:.4f}",
-            f"{found['feature_gap_median']:.3g}",
-            f"{found['bound_median']:.3g}",
-            f"{found['relative_gap_median']:.2g}",
+            f"{found.bound_holds:,} of {found.n:,}",
+            f"{found.prediction_kept:,} of {found.n:,}" if found.prediction_kept is not UNSET else "no head",
+            f"{found.prediction_lost_at_most:.2%}" if found.prediction_kept is not UNSET else "-",
+            f"{found.feature_cosine_min:.4f}",
+            f"{found.feature_gap_median:.3g}",
+            f"{found.bound_median:.3g}",
+            f"{found.relative_gap_median:.2g}",
         ]
         for name, found in summary.items()
     ]
@@ -242,7 +244,7 @@ authorized model; the 95 % bound is Clopper and Pearson's, one-sided.
 {_deviations(summary)}"""
 
 
-def _deviations(summary: dict) -> str:
+def _deviations(summary: dict[str, SetCertificate]) -> str:
     head = [
         "release",
         "reader",
@@ -256,14 +258,14 @@ def _deviations(summary: dict) -> str:
         [
             name,
             reader,
-            f"{entry['measured_over_predicted']:.3f}",
-            f"{entry['below_lower_limit']:.2%}",
-            f"{entry['above_upper_limit']:.2%}",
-            f"{entry['relative_gain']:.3g}",
-            f"{entry['spectral_gap_not_sufficient']:.3g}",
+            f"{entry.measured_over_predicted:.3f}",
+            f"{entry.below_lower_limit:.2%}",
+            f"{entry.above_upper_limit:.2%}",
+            f"{entry.relative_gain:.3g}",
+            f"{entry.spectral_gap_not_sufficient:.3g}",
         ]
         for name, found in summary.items()
-        for reader, entry in found["deviation"].items()
+        for reader, entry in found.deviation.items()
     ]
     if not rows:
         return ""
@@ -327,7 +329,7 @@ def _reproduce(job: Job) -> str:
     settings = "\n".join(f"{name} = {value}" for name, value in leaves(job.config).items())
     return f"""## How to reproduce
 
-- Made {manifest["date"]}; {versions}; Python {sys.version.split()[0]}; {jax.device_count()} {jax.devices()[0].platform} device(s);
+- Made {manifest.date}; {versions}; Python {sys.version.split()[0]}; {jax.device_count()} {jax.devices()[0].platform} device(s);
   first-layer products in float32 at highest precision.
 - Authorized checkpoint: {job.authorized.architecture}, SHA-256 `{job.authorized.sha256}`.
 - The noise comes from a secret of the owner: another secret gives other files, and figures within the intervals.
