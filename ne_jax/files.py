@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,13 +19,13 @@ import numpy as np
 
 from ne_jax.errors import UserError
 
-# The system's words for what stops a file -> ours, and the way out. Words, because ArrayRecord's writer gives no number.
+# What stops a file -> our words, and the way out.
 _STOPPED = {
-    "No space left on device": ("no space left on the device", "free some"),
-    "Disk quota exceeded": ("no disk quota left", "free some"),
-    "File too large": ("larger than a file may be here", "allow larger files, or set smaller shards,"),
-    "Read-only file system": ("read-only file system", "make it writable"),
-    "Permission denied": ("permission denied", "make it writable"),
+    errno.ENOSPC: ("no space left on the device", "free some"),
+    errno.EDQUOT: ("no disk quota left", "free some"),
+    errno.EFBIG: ("larger than a file may be here", "allow larger files, or set smaller shards,"),
+    errno.EROFS: ("read-only file system", "make it writable"),
+    errno.EACCES: ("permission denied", "make it writable"),
 }
 
 
@@ -41,8 +42,7 @@ def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> str:
         digest = sha256(partial)
         os.replace(partial, path)
     except OSError as error:
-        found = (ours for text, ours in _STOPPED.items() if text in str(error))
-        reason, way_out = next(found, (error.strerror or str(error), "put that right"))
+        reason, way_out = _STOPPED.get(error.errno, (error.strerror or str(error), "put that right"))
         raise UserError(
             f"{reason} while writing {path}; {way_out} and give the same command again: what is written is kept"
         ) from error
@@ -93,7 +93,8 @@ def told(error: msgspec.MsgspecError) -> str:
     """What msgspec says of a value, with the field first: "psnr_db: expected `float`, got `str`"."""
     what, _, where = str(error).partition(" - at `$")
     field = where.rstrip("`").lstrip(".")
-    return f"{field}: {what[:1].lower()}{what[1:]}" if field else what[:1].lower() + what[1:]
+    what = what if what.startswith("JSON") else what[:1].lower() + what[1:]
+    return f"{field}: {what}" if field else what
 
 
 def _plain(value: Any) -> Any:

@@ -113,11 +113,11 @@ def _verify(config: ConfigDict | None) -> int:
     from ne_jax.models.registry import SAMPLES
     from ne_jax.release import verify
     from ne_jax.release.manifest import read_manifest
+    from ne_jax.release.verdict import describe
     from ne_jax.stages.job import load_named
 
     release = pathlib.Path(_RELEASE.value)
-    authorized = read_manifest(release).get("authorized")
-    name = authorized.get("name") if isinstance(authorized, dict) else None
+    name = read_manifest(release).authorized.name
     config = config or default()
     if name not in (*config.models, *SAMPLES):
         raise UserError(
@@ -125,8 +125,8 @@ def _verify(config: ConfigDict | None) -> int:
         )
     model = load_named(config, name)
     found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value))
-    print(verify.describe(found))
-    return 0 if found["holds"] else 1
+    print(describe(found))
+    return 0 if found.holds else 1
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from ne_jax import config as configs
 from ne_jax import load_model
 from ne_jax.release import manifest, reading, verify
+from ne_jax.release.verdict import describe
 from ne_jax.stages import check, encode
 from ne_jax.stages.job import open_job
 
@@ -80,18 +81,18 @@ def damage(repeats: int) -> dict[str, Row]:
             start = time.perf_counter()
             before = verify.run(folder, model, None)
             found["seconds"].append(time.perf_counter() - start)
-            found["files"].append(before["files"])
-            found["false alarms"].append(len(before["broken"]))
+            found["files"].append(before.files)
+            found["false alarms"].append(len(before.broken))
             copy = pathlib.Path(place, "copy")
             shutil.copytree(folder, copy)
             hit = names[1 + number :: len(names) // len(DAMAGE)][: len(DAMAGE)]
             for name, change in zip(hit, DAMAGE.values(), strict=True):
                 change(copy / name)
             after = verify.run(copy, model, None)
-            print(verify.describe(after))
+            print(describe(after))
             found["damaged"].append(len(hit))
-            found["found"].append(len(after["broken"].keys() & set(hit)))
-            found["false"].append(len(after["broken"].keys() - set(hit)))
+            found["found"].append(len(after.broken.keys() & set(hit)))
+            found["false"].append(len(after.broken.keys() - set(hit)))
             shutil.rmtree(copy)
     rows = {name: spread(values) for name, values in found.items()}
     rows["other files called broken"] = rows.pop("false")

@@ -148,4 +148,4 @@ def test_strict_turns_skipped_images_into_a_failure(tmp_path):
         and str(folder / "broken.png") in done.stderr
     )
     assert run(tmp_path / "run", *arguments, "--strict").returncode == 1
-    assert read_manifest(tmp_path / "run" / "releases" / "png8")["images"] == 3
+    assert read_manifest(tmp_path / "run" / "releases" / "png8").images == 3

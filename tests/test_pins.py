@@ -7,6 +7,7 @@ import pytest
 
 from ne_jax.models.loading import load_model
 from ne_jax.release import reading, verify
+from ne_jax.release.verdict import Standing
 from tests import jobs, pins
 
 KNOWN = json.loads(pins.PINS.read_text())
@@ -30,7 +31,7 @@ def test_bytes_are_what_they_were(name, tmp_path):
 def test_an_old_release_verifies(release_format):
     """Whoever holds a release of an earlier version can prove it, and its owner every certificate."""
     found = verify.run(pins.OLD_RELEASE / release_format, load_model("vit_a"), pins.OLD_RELEASE / "private")
-    assert found["holds"] and found["images"] == 4 and found["private"] == {"certificates": 4, "stand": 4, "close": 0}
+    assert found.holds and found.images == 4 and found.private == Standing(certificates=4, stand=4, close=0)
 
 
 def test_pixels_are_what_they_were(tmp_path):

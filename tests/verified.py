@@ -8,6 +8,8 @@ import pytest
 
 from ne_jax.config import default
 from ne_jax.release import verify
+from ne_jax.release.reasons import words
+from ne_jax.release.verdict import describe
 from ne_jax.stages import check, encode
 from ne_jax.stages.job import open_job
 
@@ -52,11 +54,15 @@ def copy(job, tmp_path):
 
 def proved(job, folder, private=False, model=None, batch_size=64):
     found = verify.run(folder, model or job.authorized, job.private_dir if private else None, batch_size)
-    json.dumps(found, allow_nan=False)
-    told = verify.describe(found)
-    assert told.endswith("the release holds" if found["holds"] else "the release is BROKEN")
-    assert found["holds"] == (not found["broken"])
+    json.dumps(found.to_json(), allow_nan=False)
+    told = describe(found)
+    assert told.endswith("the release holds" if found.holds else "the release is BROKEN")
     return found
+
+
+def broken(job, folder, private=False):
+    """What is told of each file that is not as it was released."""
+    return {path: words(reason) for path, reason in proved(job, folder, private).broken.items()}
 
 
 def edit(folder, change):

@@ -13,6 +13,7 @@ from ne_jax.errors import UserError
 Image = Float[Array, "height width channels"]
 Images = Float[Array | np.ndarray, "n height width channels"]
 ByteImages = UInt8[np.ndarray, "n height width channels"]
+Stored = Shaped[np.ndarray, "n height width channels"]  # as files hold them: uint8, or floating point of any width
 
 
 def is_concrete(*arrays) -> bool:

@@ -1,12 +1,133 @@
-"""What was certified of an image and of a set, and what of it can be measured again from the files alone."""
+"""What was certified of an image and of a set, and what of it can be measured again from the files alone.
+
+The records are those of WORKDIR/private/certificates.jsonl (a line an image), WORKDIR/check.json (of each format) and the manifest's
+entry "certificate". Read back, those of a later version may say more.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+import pathlib
 
+import msgspec
 import numpy as np
 from jaxtyping import Float32
+from msgspec import UNSET, UnsetType
+
+from ne_jax.errors import UserError
+from ne_jax.files import Record, told
+
+Percentiles = tuple[float, float, float]  # the 5th, 50th and 95th of a set
+
+
+class ImageCertificate(Record, kw_only=True, forbid_unknown_fields=False):
+    """What was certified of a stored image. The bounds: see `bounds.Certificate`; predictions, which a model without a head lacks:
+    `bounds.Prediction`. psnr_db: None for an image that was left as it is. feature_cosine: of the authorized model's features with
+    those of the clean image; feature_norm: of these features. pixels_sha256: see `digests`."""
+
+    release_format: str
+    image: str
+    psnr_db: float | None
+    delta_norm: float
+    feature_gap: float
+    bound: float
+    holds: bool
+    subspace_term: float
+    residual_term: float
+    precision_term: float
+    border_term: float
+    expected_gap: float
+    relative_gap: float
+    predicted_clean: int | UnsetType = UNSET
+    predicted: int | UnsetType = UNSET
+    kept: bool | UnsetType = UNSET
+    margin_clean: float | UnsetType = UNSET
+    margin: float | UnsetType = UNSET
+    logit_gap: float | UnsetType = UNSET
+    feature_cosine: float
+    feature_norm: float
+    pixels_sha256: str
+
+    def __post_init__(self) -> None:
+        if (self.predicted is UNSET) != (self.margin is UNSET):
+            raise ValueError("predicted and margin stand together")
+
+    @property
+    def not_lost(self) -> bool:
+        """Whether the prediction, if there is one, was kept."""
+        return self.kept is UNSET or self.kept
+
+
+class StoredStatistics(Record, kw_only=True, forbid_unknown_fields=False):
+    """What the authorized model makes of the stored files, without the clean ones: of the norm of its features and, with a head, of
+    its margins. Whoever has the model can measure them again."""
+
+    margin: Percentiles | UnsetType = UNSET
+    feature_norm: Percentiles
+
+
+class ReaderDeviation(Record, kw_only=True):
+    """Energy of the noise at a reader's first layer, against what is predicted of Gaussian noise (`bounds.reader_deviation`).
+
+    measured_over_predicted: of the means. relative_gain: 1 is no help from the subspace. below_lower_limit, above_upper_limit:
+    shares of images; limit_allows: the share that each may have. spectral_gap_not_sufficient: `bounds.spectral_gap`.
+    """
+
+    measured_over_predicted: float
+    relative_gain: float
+    below_lower_limit: float
+    above_upper_limit: float
+    limit_allows: float
+    spectral_gap_not_sufficient: float
+
+
+class AlsoAuthorized(Record, kw_only=True, forbid_unknown_fields=False):
+    """The certificate of a set for a model that is authorized beside the first; fields as those of `SetCertificate`."""
+
+    n: int
+    bound_holds: int
+    prediction_kept: int | UnsetType = UNSET
+    prediction_lost_at_most: float | UnsetType = UNSET
+    margin_min: float | UnsetType = UNSET
+    logit_gap_median: float | UnsetType = UNSET
+    logit_gap_max: float | UnsetType = UNSET
+    feature_cosine_min: float
+
+
+class SetCertificate(Record, kw_only=True, forbid_unknown_fields=False):
+    """The certificates of a release of n images, summed up. What has no default stands for every model, the rest where the model has
+    a head, and where there are other readers with the same patches (`deviation`) or other authorized models, by name.
+
+    bound_holds, prediction_kept: images. prediction_lost_at_most: 95 % upper bound of the share, one-sided. psnr_db_median: dB, None
+    where most images were left as they are. feature_gap_expected: median of `expected_gap`; the others: of what they are named by.
+    """
+
+    n: int
+    bound_holds: int
+    prediction_kept: int | UnsetType = UNSET
+    prediction_lost_at_most: float | UnsetType = UNSET
+    margin_min: float | UnsetType = UNSET
+    logit_gap_median: float | UnsetType = UNSET
+    logit_gap_max: float | UnsetType = UNSET
+    feature_cosine_median: float
+    feature_cosine_min: float
+    psnr_db_median: float | None
+    feature_gap_median: float
+    feature_gap_expected: float
+    relative_gap_median: float
+    relative_gap_max: float
+    bound_median: float
+    stored: StoredStatistics
+    deviation: dict[str, ReaderDeviation] | UnsetType = UNSET
+    also_authorized: dict[str, AlsoAuthorized] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if (self.prediction_kept is UNSET) != (self.prediction_lost_at_most is UNSET):
+            raise ValueError("prediction_kept and prediction_lost_at_most stand together")
+
+    def public(self) -> SetCertificate:
+        """What of it stands in the manifest: nothing of a single image's logits, nothing of other readers."""
+        return msgspec.structs.replace(self, deviation=UNSET, margin_min=UNSET, logit_gap_max=UNSET)
 
 
 def digests(stored: Float32[np.ndarray, "batch height width channels"]) -> np.ndarray:
@@ -14,29 +135,41 @@ def digests(stored: Float32[np.ndarray, "batch height width channels"]) -> np.nd
     return np.array([hashlib.sha256(np.ascontiguousarray(image)).hexdigest() for image in stored])
 
 
-def stored_statistics(column: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """What the authorized model makes of the stored files, without the clean ones: the 5th, 50th and 95th percentile of the norm of
-    its features and, with a head, of its margins. Whoever has the model can measure them again."""
+def stored_statistics(column: dict[str, np.ndarray]) -> StoredStatistics:
+    """Of the columns feature_norm and, for a model with a head, margin, an entry an image."""
     names = [name for name in ("margin", "feature_norm") if name in column]
-    return {name: np.percentile(column[name], (5, 50, 95)).tolist() for name in names}
+    return StoredStatistics(**{name: tuple(np.percentile(column[name], (5, 50, 95)).tolist()) for name in names})
 
 
-class Certificate(NamedTuple):
-    """What was certified of an image. predicted, margin: None for a model without a head."""
-
-    pixels_sha256: str
-    predicted: int | None
-    margin: float | None
-    holds: bool
-    kept: bool
-
-
-def kept_in_words(found: dict) -> str:
+def kept_in_words(found: SetCertificate) -> str:
     """What a release's summary says of the authorized model, run on the stored files."""
-    cosine = (
-        f"cosine of features at least {found['feature_cosine_min']:.4f} (median {found['feature_cosine_median']:.4f})"
-    )
-    if "prediction_kept" not in found:
+    cosine = f"cosine of features at least {found.feature_cosine_min:.4f} (median {found.feature_cosine_median:.4f})"
+    if found.prediction_kept is UNSET:
         return cosine
-    lost = f"lost on at most {found['prediction_lost_at_most']:.2%}, 95 % one-sided"
-    return f"prediction kept on {found['prediction_kept']:,} of {found['n']:,} ({lost}); {cosine}"
+    lost = f"lost on at most {found.prediction_lost_at_most:.2%}, 95 % one-sided"
+    return f"prediction kept on {found.prediction_kept:,} of {found.n:,} ({lost}); {cosine}"
+
+
+def read_certificates(path: pathlib.Path, release_format: str) -> dict[str, ImageCertificate]:
+    """The certificates of a format's images, by name. Raises UserError for a file that is none of the run that made the release."""
+    found = {}
+    try:
+        with open(path, "rb") as file:
+            for number, text in enumerate(file, 1):
+                row = _certificate(text, f"{path}: line {number}")
+                if row.release_format == release_format:
+                    found[row.image] = row
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give WORKDIR/private of the run, after --stage=check") from error
+    if not found:
+        raise UserError(f"{path}: none is of a {release_format} release; give WORKDIR/private of the run that made it")
+    return found
+
+
+def _certificate(text: bytes, place: str) -> ImageCertificate:
+    try:
+        return msgspec.json.decode(text, type=ImageCertificate)
+    except msgspec.MsgspecError as error:
+        raise UserError(
+            f"{place} is no certificate of this version ({told(error)}); run --stage=check again"
+        ) from error

@@ -13,9 +13,9 @@ The same content gives the same bytes. Every file appears whole or not at all.
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import itertools
-import os
 import pathlib
 import struct
 import tarfile
@@ -25,28 +25,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
-from array_record.python import array_record_module
 from google.protobuf.message import DecodeError
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from ne_jax.core.pixels import Stored
 from ne_jax.files import line, write_atomic, write_file
+from ne_jax.release import array_record
+from ne_jax.release.array_record import TFDS_FOLDER, TFDS_NAME
+from ne_jax.release.reasons import Reason, Unreadable
 
-TFDS_NAME, TFDS_VERSION, _SPLIT = "ne_release", "1.0.0", "release"
-_TFDS_FOLDER = f"{TFDS_NAME}/{TFDS_VERSION}"
 # What readers of broken files raise, seen with thousands of them.
 FAULTS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
     tarfile.TarError, DecodeError, Image.DecompressionBombError,
 )  # fmt: skip
 _MODES = {"L": "grey", "P": "a palette image", "1": "black and white"}
-
-Images = Shaped[np.ndarray, "n height width channels"]
-
-
-class Unreadable(Exception):
-    """A file of a release is not what was written. The message goes on after the file's name: "is empty"."""
 
 
 class Format(NamedTuple):
@@ -63,7 +59,11 @@ class Format(NamedTuple):
     contents: str
     ahead: int
     write: Callable[..., dict[str, str]]
-    read: Callable[[pathlib.Path, str, tuple[int, ...], type[np.generic]], tuple[list[str], Images]]
+    read: Callable[[pathlib.Path, str, tuple[int, ...], type[np.generic]], tuple[list[str], Stored]]
+
+    def holds_images(self, relative: str) -> bool:
+        """Whether a file of the release is one of those with images."""
+        return any(fnmatch.fnmatchcase(relative, glob) for glob in self.globs)
 
 
 def encode_png(pixels: UInt8[np.ndarray, "height width channels"], metadata: dict[str, Any]) -> bytes:
@@ -83,17 +83,17 @@ def decode_png(data: bytes, shape: tuple[int, ...]) -> UInt8[np.ndarray, "height
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format != "PNG":
-                raise Unreadable(f"is a {image.format} file now, and not a PNG")
+                raise Unreadable(Reason("another type", (image.format,)))
             if image.size != (width, height):
-                raise Unreadable(f"was resized: {image.width} x {image.height} and not {width} x {height}")
+                raise Unreadable(Reason("resized", (image.width, image.height, width, height)))
             if image.mode != mode:
                 found, wanted = (_MODES.get(name, name) for name in (image.mode, mode))
-                raise Unreadable(f"is {found} now, and not {wanted}")
+                raise Unreadable(Reason("recoloured", (found, wanted)))
             return np.asarray(image).reshape(shape)
     except UnidentifiedImageError as error:
-        raise Unreadable("is cut short" if data.startswith(b"\x89PNG") else "is no image") from error
+        raise Unreadable(Reason("cut short" if data.startswith(b"\x89PNG") else "no image")) from error
     except FAULTS as error:
-        raise Unreadable(f"is broken ({line(error)})") from error
+        raise Unreadable(Reason("broken", (line(error),))) from error
 
 
 def _write_pngs(release, shard, num_shards, names, images, metadata, pool: Executor) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _write_png(release: pathlib.Path, relative: str, pixels: np.ndarray, metadat
     return write_atomic(release / relative, encode_png(pixels, metadata))
 
 
-def _read_png(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Images]:
+def _read_png(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Stored]:
     name = relative.removeprefix("images/").removesuffix(".png")
     return [name], decode_png(path.read_bytes(), shape)[None]
 
@@ -120,14 +120,15 @@ def _write_npz(release, shard, num_shards, names, images, metadata, pool) -> dic
     return {relative: write_file(release / relative, write)}
 
 
-def _read_npz(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Images]:
+def _read_npz(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Stored]:
     if not zipfile.is_zipfile(path):
-        raise Unreadable("is cut short, or no npz file")
+        raise Unreadable(Reason("no npz"))
     with np.load(path, allow_pickle=False) as arrays:
         names, images = arrays["names"].tolist(), arrays["images"]
     if images.dtype != dtype or images.shape != (len(names), *shape):
-        wanted = f"{np.dtype(dtype)} {(len(names), *shape)}"
-        raise Unreadable(f"holds images of another kind: {images.dtype} {images.shape} and not {wanted}")
+        found, wanted = str(images.dtype), str(np.dtype(dtype))
+        own = (found, images.shape, wanted, (len(names), *shape))
+        raise Unreadable(Reason("other arrays", (found, images.shape[1:], wanted, shape), own=own))
     return names, images
 
 
@@ -143,9 +144,9 @@ def _write_tar(release, shard, num_shards, names, images, metadata, pool: Execut
     return {relative: write_file(release / relative, write)}
 
 
-def _read_tar(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Images]:
+def _read_tar(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Stored]:
     if path.stat().st_size % tarfile.RECORDSIZE:  # a tar that ends between two members would only seem shorter
-        raise Unreadable("is cut short, or no tar file")
+        raise Unreadable(Reason("no tar"))
     names, images = [], []
     try:
         with tarfile.open(path, "r:") as tar:
@@ -155,7 +156,7 @@ def _read_tar(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) 
                 names.append(webdataset_name(member.name.removesuffix(".png")))
                 images.append(decode_png(data, shape))
     except Unreadable as error:
-        raise Unreadable(f"has a member {member.name} that {error}") from error
+        raise Unreadable(msgspec.structs.replace(error.reason, member=member.name)) from error
     return names, np.array(images, np.uint8).reshape(-1, *shape)
 
 
@@ -170,41 +171,6 @@ def webdataset_name(key: str) -> str:
     return key.replace("%2E", ".").replace("%25", "%")
 
 
-def _features(shape: tuple[int, ...]):
-    import tensorflow_datasets as tfds  # here, because it takes half a second
-
-    image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
-    return tfds.features.FeaturesDict({"image": image, "name": tfds.features.Text()})
-
-
-def _write_array_record(release, shard, num_shards, names, images, metadata, pool) -> dict[str, str]:
-    from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
-
-    features = _features(images.shape[1:])
-
-    def write(partial: pathlib.Path) -> None:
-        try:
-            writer = array_record_module.ArrayRecordWriter(os.fspath(partial), "group_size:1")
-            for name, image in zip(names, images, strict=True):
-                row = Example.FromString(features.serialize_example({"image": image, "name": os.fsencode(name)}))
-                writer.write(row.SerializeToString(deterministic=True))  # else each process has an order of its own
-            writer.close()
-        except RuntimeError as error:  # all that its C++ says of a full disk
-            raise OSError(line(error)) from error
-
-    relative = f"{_TFDS_FOLDER}/{TFDS_NAME}-{_SPLIT}.array_record-{shard:05d}-of-{num_shards:05d}"
-    return {relative: write_file(release / relative, write)}
-
-
-def _read_array_record(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Images]:
-    features = _features(shape)
-    reader = array_record_module.ArrayRecordReader(os.fspath(path))
-    rows = [features.deserialize_example_np(record) for record in reader.read_all()]
-    reader.close()
-    names = [os.fsdecode(row["name"]) for row in rows]
-    return names, np.array([row["image"] for row in rows], np.uint8).reshape(len(rows), *shape)
-
-
 def write_index(
     release: pathlib.Path, release_format: str, shape: Sequence[int], counts: Sequence[int], description: str
 ) -> dict[str, str]:
@@ -214,25 +180,7 @@ def write_index(
     """
     if release_format != "array_record":
         return {}
-    import tensorflow_datasets as tfds
-    from google.protobuf import json_format
-
-    folder, features = release / _TFDS_FOLDER, _features(tuple(shape))
-    template = tfds.core.ShardedFileTemplate(
-        folder, dataset_name=TFDS_NAME, split=_SPLIT, filetype_suffix=release_format
-    )
-    size = sum(file.stat().st_size for file in folder.glob("*.array_record-*"))
-    split = tfds.core.SplitInfo(name=_SPLIT, shard_lengths=list(counts), num_bytes=size, filename_template=template)
-    version = tfds.core.Version(TFDS_VERSION)
-    identity = tfds.core.DatasetIdentity(TFDS_NAME, version, data_dir=os.fspath(folder), module_name="")
-    info = tfds.core.DatasetInfo(builder=identity, features=features, description=description)
-    info.set_file_format("array_record")
-    info.set_splits(tfds.core.SplitDict([split]))
-    texts = {
-        "dataset_info.json": info.as_json,
-        "features.json": json_format.MessageToJson(features.to_proto(), sort_keys=True),
-    }
-    return {f"{_TFDS_FOLDER}/{name}": write_atomic(folder / name, text) for name, text in texts.items()}
+    return array_record.write_index(release, shape, counts, description)
 
 
 _NPZ = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"
@@ -243,9 +191,9 @@ FORMATS = {
     "float32": Format(np.float32, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
     "float16": Format(np.float16, ("shards/*.npz",), _NPZ, _ARRAYS, 1, _write_npz, _read_npz),
     "array_record": Format(
-        np.uint8, (f"{_TFDS_FOLDER}/*.array_record-*",), "https://github.com/google/array_record",
+        np.uint8, (f"{TFDS_FOLDER}/*.array_record-*",), "https://github.com/google/array_record",
         f'`image` and `name`, for tfds.data_source("{TFDS_NAME}", split="all", data_dir=RELEASE)', 1,
-        _write_array_record, _read_array_record,
+        array_record.write, array_record.read,
     ),
     "webdataset": Format(
         np.uint8, ("shards/*.tar",), "application/x-tar",

@@ -11,9 +11,14 @@ import os
 import pathlib
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from ne_jax.errors import UserError
-from ne_jax.files import write_atomic
-from ne_jax.release.formats import FORMATS, TFDS_NAME, TFDS_VERSION
+from ne_jax.files import Record, told, write_json
+from ne_jax.release.array_record import TFDS_NAME, TFDS_VERSION
+from ne_jax.release.certificates import SetCertificate
+from ne_jax.release.formats import FORMATS
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -42,13 +47,77 @@ _CONTEXT: dict[str, Any] = {
 }
 
 
-def describe(release_format: str, ne: dict[str, Any]) -> str:
+class Named(Record, kw_only=True, forbid_unknown_fields=False):
+    """A model that a release is for. checkpoint_sha256: of its weights, as `Model.sha256`."""
+
+    name: str
+    architecture: str | UnsetType = UNSET
+    checkpoint_sha256: str
+
+
+class Strength(Record, kw_only=True, forbid_unknown_fields=False):
+    """PSNR in dB over the images that were changed; None where none was."""
+
+    min: float | None
+    median: float | None
+    max: float | None
+
+
+class Facts(Record, kw_only=True, forbid_unknown_fields=False):
+    """Everything about the NEs of a release: the block "ne" of its manifest.
+
+    What has no default is what a release is proved by. The rest may be UNSET in a release of another version.
+    images: their number. image_shape, window: height, width, channels, pixels. preprocess: the fields of `Preprocess`. directions:
+    recoded ones, of a window or of the image. psnr_db_*: dB. edge_share: of stored numbers at the ends of [0, 1].
+    settings: of the design, by name; they stand among the other entries. certificate: `SetCertificate.public` after stage check; its
+    types are looked at where it is compared, because a bad one is a fault of the release and not of whoever reads it.
+    """
+
+    warning: str | UnsetType = UNSET
+    format: str
+    images: int
+    authorized: Named
+    also_authorized: list[Named] | UnsetType = UNSET
+    image_shape: tuple[int, int, int]
+    geometry: str | UnsetType = UNSET
+    window: tuple[int, int, int]
+    preprocess: dict[str, Any]
+    colour: str | UnsetType = UNSET
+    rule: str | UnsetType = UNSET
+    threshold: float | UnsetType = UNSET
+    directions: int
+    sensitive_directions: int | UnsetType = UNSET
+    design: str
+    settings: dict[str, Any] = {}
+    replace: bool
+    noise: str | UnsetType = UNSET
+    psnr_db_asked: float | UnsetType = UNSET
+    psnr_db_realised: Strength
+    left_unchanged: int | UnsetType = UNSET
+    edge_share: float | None | UnsetType = UNSET
+    best_linear_white_box_reconstruction_db: float | None | UnsetType = UNSET
+    versions: dict[str, str] | UnsetType = UNSET
+    limits: list[str] | UnsetType = UNSET
+    date: str | UnsetType = UNSET
+    certificate: Any = UNSET
+
+    def to_json(self) -> dict[str, Any]:
+        """The block, with the settings among its entries."""
+        entries = super().to_json().items()
+        return {
+            name: entry
+            for key, value in entries
+            for name, entry in (value.items() if key == "settings" else [(key, value)])
+        }
+
+
+def describe(facts: Facts) -> str:
     """What the images are, for whom, and what they do not protect, in plain words."""
-    height, width, _ = ne["image_shape"]
+    height, width, _ = facts.image_shape
     return (
-        f"{ne['images']} images for one model, {ne['authorized']['name']}: non-transferable examples (arXiv:2510.10982). They were "
+        f"{facts.images} images for one model, {facts.authorized.name}: non-transferable examples (arXiv:2510.10982). They were "
         "changed along directions that the first layer of this model hardly reacts to, so that it answers on them as on the "
-        f"originals, while many other models fail. Each file holds {FORMATS[release_format].contents}. Feed the pixels as they are, "
+        f"originals, while many other models fail. Each file holds {FORMATS[facts.format].contents}. Feed the pixels as they are, "
         f"{width} x {height}: a resize, a crop, a filter or another compression may break them for the authorized model as well. "
         "What they do not protect: they are no encryption. People may still see what they show; whoever knows the model's first "
         "layer, as everybody does if its weights are public, can take much of the change out; and a model that is trained on such "
@@ -57,8 +126,7 @@ def describe(release_format: str, ne: dict[str, Any]) -> str:
 
 
 def build(
-    release_format: str,
-    ne: dict[str, Any],
+    facts: Facts,
     sums_sha256: str,
     sums_size: int,
     *,
@@ -69,7 +137,6 @@ def build(
 ) -> dict[str, Any]:
     """The manifest of a release, for `write_json`.
 
-    ne: everything about the NEs; must hold `format`, `image_shape`, `images` (their number) and `authorized` with a `name`.
     sums_sha256, sums_size: of SHA256SUMS, in bytes. license, url: URLs. creator: an organisation or a group.
     The date is now, or SOURCE_DATE_EPOCH (seconds since 1970, from the environment), which makes two runs the same.
     """
@@ -80,14 +147,14 @@ def build(
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": TFDS_NAME,
-        "description": describe(release_format, ne),
+        "description": describe(facts),
         "version": version,
         "datePublished": date,
         "citeAs": _PAPER,
         **{key: value for key, value in known.items() if value},
-        "ne": ne | {"date": date},
-        "distribution": [_sums_object(sums_sha256, sums_size), _file_set(release_format)],
-        **({"recordSet": [_png_records()]} if release_format == "png8" else {}),
+        "ne": msgspec.structs.replace(facts, date=date).to_json(),
+        "distribution": [_sums_object(sums_sha256, sums_size), _file_set(facts.format)],
+        **({"recordSet": [_png_records()]} if facts.format == "png8" else {}),
     }
 
 
@@ -151,16 +218,27 @@ def _png_records() -> dict[str, Any]:
     }
 
 
-def read_manifest(release: pathlib.Path) -> dict[str, Any]:
-    """The block "ne" of a complete release's manifest. Raises UserError where there is none."""
-    return _load(release)["ne"]
+def read_manifest(release: pathlib.Path) -> Facts:
+    """The block "ne" of a complete release's manifest, whatever version wrote it; entries that this one does not know are among the
+    settings. Raises UserError where there is none, or an entry is missing or of another type."""
+    path, block = release / MANIFEST, _load(release)["ne"]
+    names = {field.name for field in msgspec.structs.fields(Facts)} - {"settings"}
+    known = {name: block[name] for name in names & block.keys()}
+    settings = {name: value for name, value in block.items() if name not in names}
+    try:
+        facts = msgspec.convert(known | {"settings": settings}, Facts)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {told(error)}; restore it as it was made, or encode anew") from error
+    if facts.format not in FORMATS:
+        raise UserError(f"{path}: format {facts.format} is unknown; choose from {', '.join(FORMATS)}")
+    return facts
 
 
-def add(release: pathlib.Path, key: str, value: Any) -> None:
-    """Put one more entry into the block "ne" of a complete release, or replace it."""
+def add_certificate(release: pathlib.Path, certificate: SetCertificate) -> None:
+    """Put the set's certificate into the manifest of a complete release, or replace it."""
     manifest = _load(release)
-    manifest["ne"][key] = value
-    write_atomic(release / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    manifest["ne"]["certificate"] = certificate.public().to_json()
+    write_json(release / MANIFEST, manifest)
 
 
 def read_sums_sha256(release: pathlib.Path) -> str | None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
-from ne_jax.core.pixels import float_pixels
+from ne_jax.core.pixels import Stored, float_pixels
 from ne_jax.errors import UserError
 from ne_jax.files import ahead, line, sha256
-from ne_jax.release.formats import FAULTS, FORMATS, Format, Unreadable
-from ne_jax.release.manifest import MANIFEST, SUMS, read_manifest, read_sums_sha256
+from ne_jax.release.formats import FAULTS, FORMATS
+from ne_jax.release.manifest import MANIFEST, SUMS, Facts, read_manifest, read_sums_sha256
+from ne_jax.release.reasons import Reason, Unreadable, words
 
 _SUMS_LINE = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.+)\n?")
 
@@ -38,40 +37,36 @@ def read_sums(release: pathlib.Path) -> dict[str, str]:
     return sums
 
 
-def read_file(
-    release: pathlib.Path, ne: dict[str, Any], relative: str
-) -> tuple[list[str], Shaped[np.ndarray, "n height width channels"]]:
-    """Names and stored images of one file. ne: the manifest's block, of which `format` and `image_shape` count.
-
-    Raises UserError, in one line, for a file that is missing or is not what was written, with what it is now.
-    """
-    path, kept = release / relative, _format(release, ne)
+def open_file(release: pathlib.Path, facts: Facts, relative: str) -> tuple[list[str], Stored]:
+    """Names and stored images of one file. facts: of which format and shape of an image count. Raises Unreadable, with the reason, for
+    a file that is missing or is not what was written."""
+    path, kept = release / relative, FORMATS[facts.format]
     try:
         if not path.is_file():
-            raise Unreadable("is missing")
+            raise Unreadable(Reason("missing"))
         if not path.stat().st_size:
-            raise Unreadable("is empty")
-        return kept.read(path, relative, tuple(ne["image_shape"]), kept.dtype)
-    except (Unreadable, *FAULTS) as error:
-        reason = error if isinstance(error, Unreadable) else f"cannot be read ({line(error)})"
-        raise UserError(f"release file {path} {reason}; restore it as it was made") from error
+            raise Unreadable(Reason("empty"))
+        return kept.read(path, relative, facts.image_shape, kept.dtype)
+    except FAULTS as error:
+        raise Unreadable(Reason("unreadable", (line(error),))) from error
 
 
-def _format(release: pathlib.Path, ne: dict[str, Any]) -> Format:
-    if ne.get("format") not in FORMATS:
+def read_file(release: pathlib.Path, facts: Facts, relative: str) -> tuple[list[str], Stored]:
+    """`open_file`, for whoever needs the file: raises UserError, in one line, with what the file is now."""
+    try:
+        return open_file(release, facts, relative)
+    except Unreadable as error:
         raise UserError(
-            f"{release}: its format is {ne.get('format')}, which is unknown; choose from {', '.join(FORMATS)}"
-        )
-    return FORMATS[ne["format"]]
+            f"release file {release / relative} {words(error.reason)}; restore it as it was made"
+        ) from error
 
 
-def image_files(release: pathlib.Path, ne: dict[str, Any]) -> list[str]:
+def image_files(release: pathlib.Path, facts: Facts) -> list[str]:
     """The files of the release that hold images, in order. Raises UserError if SHA256SUMS is not the one of the manifest."""
-    kept = _format(release, ne)
     sums = read_sums(release)
     if sha256(release / SUMS) != read_sums_sha256(release):
         raise UserError(f"{release / SUMS} is not the one that {MANIFEST} names; restore both as they were made")
-    return [relative for relative in sums if any(fnmatch.fnmatchcase(relative, glob) for glob in kept.globs)]
+    return [relative for relative in sums if FORMATS[facts.format].holds_images(relative)]
 
 
 def read_release(
@@ -81,10 +76,12 @@ def read_release(
 
     Raises UserError for a file that is missing or that no longer is what was written.
     """
-    ne = read_manifest(release)
-    files = image_files(release, ne)
+    facts = read_manifest(release)
+    files = image_files(release, facts)
     rows: list[tuple[str, np.ndarray]] = []
-    for names, images in ahead(lambda relative: read_file(release, ne, relative), files, _format(release, ne).ahead):
+    for names, images in ahead(
+        lambda relative: read_file(release, facts, relative), files, FORMATS[facts.format].ahead
+    ):
         for row in zip(names, images, strict=True):
             rows.append(row)
             if len(rows) == batch_size:

@@ -17,8 +17,9 @@ from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 
+from ne_jax.core.pixels import Stored
 from ne_jax.files import write_file
 from ne_jax.release.formats import FORMATS, encode_png
 from ne_jax.release.manifest import SUMS
@@ -27,9 +28,7 @@ _BLOCK = 4096  # bytes; a file takes whole blocks of a disk
 _NAME_BYTES = 200  # of an image's name in SHA256SUMS or in its shard, about
 
 
-def to_stored(
-    recoded: Float32[np.ndarray, "n height width channels"], release_format: str
-) -> Shaped[np.ndarray, "n height width channels"]:
+def to_stored(recoded: Float32[np.ndarray, "n height width channels"], release_format: str) -> Stored:
     """What the format keeps of recoded pixels: floating point of its width, or rounded to 8 bits."""
     dtype = FORMATS[release_format].dtype
     if dtype != np.uint8:
@@ -43,7 +42,7 @@ def write_shard(
     shard: int,
     num_shards: int,
     names: Sequence[str],
-    images: Shaped[np.ndarray, "n height width channels"],
+    images: Stored,
     metadata: Sequence[dict[str, Any]] | None,
     pool: Executor,
 ) -> dict[str, str]:
@@ -61,7 +60,7 @@ def estimate(
     release_format: str,
     image_shape: Sequence[int],
     count: int,
-    sample: Shaped[np.ndarray, "n height width channels"],
+    sample: Stored,
 ) -> int:
     """Bytes that a release of `count` images takes on disk, about. sample: some of its images as stored, for how they compress."""
     if FORMATS[release_format].media_type == "image/png" or release_format == "webdataset":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ne_jax.errors import UserError
 from ne_jax.files import read_json, read_json_lines
 from ne_jax.measure.analysis_records import Analysis
 from ne_jax.measure.records import Attacked, Growth, NotRun, Result
+from ne_jax.release.certificates import SetCertificate
 from ne_jax.stages import analyse, attack
 from ne_jax.stages.check import SUMMARY
 from ne_jax.stages.evaluate import CURVE, RESULTS
@@ -20,7 +21,7 @@ class Gathered(NamedTuple):
     run; where attack did not, its lists are empty."""
 
     inspected: Inspection
-    summary: dict[str, Any]
+    summary: dict[str, SetCertificate]
     records: list[Result]
     curve: list[Result]
     attacked: list[Attacked]
@@ -36,7 +37,7 @@ def gather(workdir: pathlib.Path, external: str) -> Gathered:
     not_run, analysis = workdir / attack.NOT_RUN, workdir / analyse.ANALYSIS
     return Gathered(
         inspected=read_json(_needed(workdir, INSPECTION, "inspect"), Inspection),
-        summary=read_json(_needed(workdir, SUMMARY, "check"), dict),
+        summary=read_json(_needed(workdir, SUMMARY, "check"), dict[str, SetCertificate]),
         records=read_json_lines(_needed(workdir, RESULTS, "evaluate"), Result),
         curve=read_json_lines(_needed(workdir, CURVE, "evaluate"), Result),
         attacked=_lines(workdir / attack.RESULTS, Attacked) + _sent(external),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
 from tabulate import tabulate
 
 from ne_jax.measure.answers import BASELINES, CONDITIONS
 from ne_jax.measure.records import METRICS, Attacked, Result
-from ne_jax.release.certificates import kept_in_words
+from ne_jax.release.certificates import SetCertificate, kept_in_words
 
 NAMES = {
     "clean": "clean",
@@ -78,15 +79,15 @@ def results_text(records: list[Result]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def check_text(summary: dict) -> str:
+def check_text(summary: dict[str, SetCertificate]) -> str:
     """The certificates of a check, for a terminal."""
     lines = []
     for name, found in summary.items():
         lines.append(
-            f"{name}: utility bound holds on {found['bound_holds']:,} of {found['n']:,}; {kept_in_words(found)}; median feature gap "
-            f"{found['relative_gap_median']:.2g} of the layer's response, {found['psnr_db_median']:z.1f} dB"
+            f"{name}: utility bound holds on {found.bound_holds:,} of {found.n:,}; {kept_in_words(found)}; median feature gap "
+            f"{found.relative_gap_median:.2g} of the layer's response, {found.psnr_db_median:z.1f} dB"
         )
-        for other, row in found.get("also_authorized", {}).items():
-            lost = f"; prediction kept on {row['prediction_kept']:,}" if "prediction_kept" in row else ""
-            lines.append(f"  {other}, authorized too: bound holds on {row['bound_holds']:,} of {row['n']:,}{lost}")
+        for other, row in (found.also_authorized or {}).items():
+            lost = "" if row.prediction_kept is UNSET else f"; prediction kept on {row.prediction_kept:,}"
+            lines.append(f"  {other}, authorized too: bound holds on {row.bound_holds:,} of {row.n:,}{lost}")
     return "\n".join(lines)

@@ -7,10 +7,11 @@ import sys
 from typing import Any
 
 import jax
+from msgspec import UNSET
 
 from ne_jax.config import leaves
 from ne_jax.measure.records import METRICS, Result
-from ne_jax.release.certificates import kept_in_words
+from ne_jax.release.certificates import SetCertificate, kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
 from ne_jax.report import analysis_section, attack_sections, page
@@ -53,8 +54,8 @@ def _headline(job: Job, found: Gathered) -> dict[str, Any]:
         releases.append(
             {
                 "name": release_format,
-                "psnr_db": f"{certified['psnr_db_median']:z.1f}",
-                "n": f"{certified['n']:,}",
+                "psnr_db": f"{certified.psnr_db_median:z.1f}",
+                "n": f"{certified.n:,}",
                 "kept": kept_in_words(certified),
                 "others": ", ".join(f"{row.reader} {row.value:.1%}" for row in rows if row.reader != name),
                 "attacked": attack_sections.headline(found.attacked, release_format),
@@ -75,18 +76,18 @@ def _readers(records: list[Result]) -> dict[str, Any]:
     return {"tables": [each for each in tables if each]}
 
 
-def _certificates(summary: dict[str, Any]) -> dict[str, Any]:
+def _certificates(summary: dict[str, SetCertificate]) -> dict[str, Any]:
     head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "worst cosine", "gap", "bound"]
     rows = [
         [
             name,
-            f"{found['bound_holds']:,} of {found['n']:,}",
-            f"{found['prediction_kept']:,} of {found['n']:,}" if "prediction_kept" in found else "no head",
-            f"{found['prediction_lost_at_most']:.2%}" if "prediction_kept" in found else "-",
-            f"{found['feature_cosine_min']:.4f}",
-            f"{found['feature_gap_median']:.3g}",
-            f"{found['bound_median']:.3g}",
-            f"{found['relative_gap_median']:.2g}",
+            f"{found.bound_holds:,} of {found.n:,}",
+            f"{found.prediction_kept:,} of {found.n:,}" if found.prediction_kept is not UNSET else "no head",
+            f"{found.prediction_lost_at_most:.2%}" if found.prediction_kept is not UNSET else "-",
+            f"{found.feature_cosine_min:.4f}",
+            f"{found.feature_gap_median:.3g}",
+            f"{found.bound_median:.3g}",
+            f"{found.relative_gap_median:.2g}",
         ]
         for name, found in summary.items()
     ]
@@ -94,20 +95,20 @@ def _certificates(summary: dict[str, Any]) -> dict[str, Any]:
     return {"file": CERTIFICATES, "table": certified, "deviations": _deviations(summary)}
 
 
-def _deviations(summary: dict[str, Any]) -> str:
+def _deviations(summary: dict[str, SetCertificate]) -> str:
     head = ["release", "reader", "measured / predicted", "below limit", "above limit", "gain over isotropic"]
     rows = [
         [
             name,
             reader,
-            f"{entry['measured_over_predicted']:.3f}",
-            f"{entry['below_lower_limit']:.2%}",
-            f"{entry['above_upper_limit']:.2%}",
-            f"{entry['relative_gain']:.3g}",
-            f"{entry['spectral_gap_not_sufficient']:.3g}",
+            f"{entry.measured_over_predicted:.3f}",
+            f"{entry.below_lower_limit:.2%}",
+            f"{entry.above_upper_limit:.2%}",
+            f"{entry.relative_gain:.3g}",
+            f"{entry.spectral_gap_not_sufficient:.3g}",
         ]
         for name, found in summary.items()
-        for reader, entry in found["deviation"].items()
+        for reader, entry in found.deviation.items()
     ]
     return table([*head, "spectral gap"], rows) if rows else ""
 
@@ -125,7 +126,7 @@ def _spectrum(inspected: Inspection) -> dict[str, Any]:
 def _reproduce(job: Job) -> dict[str, Any]:
     records = (RESULTS, attack.RESULTS, f"private/{CERTIFICATES}", SUMMARY, CURVE, INSPECTION)
     return {
-        "date": read_manifest(job.release_dir(job.config.release.formats[0]))["date"],
+        "date": read_manifest(job.release_dir(job.config.release.formats[0])).date,
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS),
         "python": sys.version.split()[0],
         "devices": f"{jax.device_count()} {jax.devices()[0].platform}",

@@ -11,7 +11,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +26,7 @@ from ne_jax.core.pixels import psnr_db, to_float
 from ne_jax.data import sources
 from ne_jax.data.images import BrokenImage
 from ne_jax.errors import UserError
-from ne_jax.files import finite, write_json
+from ne_jax.files import finite, read_json, write_json
 from ne_jax.recoding.design import Design
 from ne_jax.recoding.encode_batch import Encoded, encode_batch, encode_calls
 from ne_jax.recoding.noise_keys import noise_keys
@@ -36,7 +35,7 @@ from ne_jax.release.formats import FORMATS
 from ne_jax.release.writing import estimate, free_bytes, write_shard
 from ne_jax.stages import multihost
 from ne_jax.stages.cost import cost
-from ne_jax.stages.finish_release import publish
+from ne_jax.stages.finish_release import ShardRecord, publish
 from ne_jax.stages.job import Job
 
 # A boxed sample that stays this much weaker than asked, in dB, says that the strength does not fit.
@@ -83,7 +82,7 @@ def run(job: Job) -> int:
 def _problems(job: Job, release_format: str) -> Iterator[str]:
     paths = (job.record(release_format, number) for number in range(job.num_shards))
     for path in filter(pathlib.Path.is_file, paths):
-        yield from json.loads(path.read_text())["problems"]
+        yield from read_json(path, ShardRecord).problems
 
 
 def _look_ahead(job: Job, formats: list[str]) -> None:
@@ -189,13 +188,9 @@ def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
             job.release_dir(name), name, shard.number, job.num_shards, shard.names, images, metadata, pool
         )
         strength, edge = zip(*shard.measured[kind], strict=True) if count else ((), ())
-        record = {
-            "images": count,
-            "problems": shard.problems,
-            "psnr_db": finite(strength),
-            "edge_share": finite(edge),
-            "files": files,
-        }
+        record = ShardRecord(
+            images=count, problems=shard.problems, psnr_db=finite(strength), edge_share=list(edge), files=files
+        )
         write_json(job.record(name, shard.number), record)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import itertools
-import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from ne_jax import files
 from ne_jax.core.leak_floor import leak_floor
@@ -34,84 +34,97 @@ GEOMETRY = (
 )
 
 
+class ShardRecord(files.Record, kw_only=True):
+    """What is noted when a shard is written, in WORKDIR/progress: marks it done.
+
+    images: in it. problems: why others are not. psnr_db, edge_share: of each image; a PSNR of None for one that was left as it is.
+    files: SHA-256 by relative path.
+    """
+
+    images: int
+    problems: list[str]
+    psnr_db: list[float | None]
+    edge_share: list[float]
+    files: dict[str, str]
+
+
 def publish(job: Job, release_format: str) -> None:
     """Write SHA256SUMS, what the format needs beside its shards, and last the manifest, if every shard is there and no other
     process has done so; one process at a time."""
     folder, paths = job.release_dir(release_format), [job.record(release_format, n) for n in range(job.num_shards)]
     if (folder / manifest.MANIFEST).is_file() or not all(path.is_file() for path in paths):
         return
-    totals = _add_up(json.loads(path.read_text()) for path in paths)
+    totals = _add_up(files.read_json(path, ShardRecord) for path in paths)
     shape, counts = job.authorized.preprocess.image_shape, totals.counts
-    ne = _facts(job, release_format, totals)
-    index = write_index(folder, release_format, shape, counts, manifest.describe(release_format, ne))
-    records = (json.loads(path.read_text())["files"].items() for path in paths)
-    sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(records)))
+    facts = _facts(job, release_format, totals)
+    index = write_index(folder, release_format, shape, counts, manifest.describe(facts))
+    written = (files.read_json(path, ShardRecord).files.items() for path in paths)
+    sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(written)))
     settings = {key: job.config.release[key] or None for key in ("license", "creator", "url")}
-    files.write_json(folder / manifest.MANIFEST, manifest.build(release_format, ne, *sums, **settings))
+    files.write_json(folder / manifest.MANIFEST, manifest.build(facts, *sums, **settings))
 
 
 class _Totals(NamedTuple):
-    """What all shard records say together. counts: images of each shard. psnr_db: of the images that were changed."""
+    """What all shard records say together. counts: images of each shard."""
 
     counts: list[int]
-    psnr_db: dict[str, float | None]
+    psnr_db: manifest.Strength
     left_unchanged: int
     edge_share: float | None
 
 
-def _add_up(records: Iterator[dict[str, Any]]) -> _Totals:
+def _add_up(records: Iterator[ShardRecord]) -> _Totals:
     counts, strength, edge = [], [], []
     for record in records:
-        counts.append(record["images"])
-        strength += record["psnr_db"]
-        edge += record["edge_share"]
+        counts.append(record.images)
+        strength += record.psnr_db
+        edge += record.edge_share
     changed = [value for value in strength if value is not None]
-    spread = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
-    named = dict(zip(("min", "median", "max"), spread, strict=True))
-    return _Totals(counts, named, len(strength) - len(changed), float(np.mean(edge)) if edge else None)
+    least, median, most = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
+    spread = manifest.Strength(min=least, median=median, max=most)
+    return _Totals(counts, spread, len(strength) - len(changed), float(np.mean(edge)) if edge else None)
 
 
-def _named(model: Model) -> dict[str, str]:
-    return {"name": model.name, "architecture": model.architecture, "checkpoint_sha256": model.sha256}
+def _named(model: Model) -> manifest.Named:
+    return manifest.Named(name=model.name, architecture=model.architecture, checkpoint_sha256=model.sha256)
 
 
-def _leak(job: Job, design: Design) -> dict[str, float | None]:
+def _leak(job: Job, design: Design) -> float | None | UnsetType:
     """What the best linear attack that knows the first layer rebuilds, in dB, whatever the noise; not for changes outside V_N."""
     if not design.inside:
-        return {}
+        return UNSET
     floor = leak_floor(job.space, np.asarray(to_float(job.sample_pixels())))
-    return {"best_linear_white_box_reconstruction_db": round(floor, 1) if np.isfinite(floor) else None}
+    return round(floor, 1) if np.isfinite(floor) else None
 
 
-def _facts(job: Job, release_format: str, totals: _Totals) -> dict[str, Any]:
+def _facts(job: Job, release_format: str, totals: _Totals) -> manifest.Facts:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
     space = design.subspace(job.context)
-    used = {key: settings[key] for key in design.told}
-    return {
-        **({"warning": design.warning} if design.warning else {}),
-        "format": release_format,
-        "images": sum(totals.counts),
-        "authorized": _named(model),
-        **({"also_authorized": [_named(other) for other in job.also]} if job.also else {}),
-        "image_shape": list(model.preprocess.image_shape),
-        "geometry": GEOMETRY,
-        "window": list(model.first_layer.window),
-        "preprocess": json.loads(json.dumps(dataclasses.asdict(model.preprocess))),
-        "colour": "pixels as decoded; ICC profiles are not applied; alpha is laid on white",
-        "rule": job.config.subspace.rule,
-        "threshold": job.config.subspace.value,
-        "directions": space.num_directions,
-        "sensitive_directions": space.total_directions - space.num_directions,
-        "design": design.name,
-        **({key: list(value) if isinstance(value, tuple) else value for key, value in used.items()}),
-        "replace": settings.replace,
-        "noise": "one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
-        "psnr_db_asked": settings.psnr_db,
-        "psnr_db_realised": totals.psnr_db,
-        "left_unchanged": totals.left_unchanged,
-        "edge_share": totals.edge_share,
-        **_leak(job, design),
-        "versions": {name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
-        "limits": list(LIMITS),
-    }
+    return manifest.Facts(
+        warning=design.warning or UNSET,
+        format=release_format,
+        images=sum(totals.counts),
+        authorized=_named(model),
+        also_authorized=[_named(other) for other in job.also] or UNSET,
+        image_shape=model.preprocess.image_shape,
+        geometry=GEOMETRY,
+        window=model.first_layer.window,
+        preprocess=dataclasses.asdict(model.preprocess),
+        colour="pixels as decoded; ICC profiles are not applied; alpha is laid on white",
+        rule=job.config.subspace.rule,
+        threshold=job.config.subspace.value,
+        directions=space.num_directions,
+        sensitive_directions=space.total_directions - space.num_directions,
+        design=design.name,
+        settings={key: settings[key] for key in design.told},
+        replace=settings.replace,
+        noise="one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
+        psnr_db_asked=settings.psnr_db,
+        psnr_db_realised=totals.psnr_db,
+        left_unchanged=totals.left_unchanged,
+        edge_share=totals.edge_share,
+        best_linear_white_box_reconstruction_db=_leak(job, design),
+        versions={name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
+        limits=list(LIMITS),
+    )

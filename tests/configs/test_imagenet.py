@@ -85,7 +85,7 @@ def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     assert min(cosines["vit_b16", "float32"], cosines["vit_b16", "png8"]) > 0.99
     assert max(cosines["convnext_t", "float32"], cosines["swin_b", "float32"]) < 0.7
     kept = manifest.read_manifest(job.release_dir("float32"))
-    assert kept["image_shape"] == [224, 224, 3] and kept["psnr_db_realised"]["median"] == pytest.approx(0, abs=0.01)
+    assert kept.image_shape == (224, 224, 3) and kept.psnr_db_realised.median == pytest.approx(0, abs=0.01)
 
 
 def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
@@ -97,7 +97,7 @@ def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
         assert job.space.total_directions == 224 * 224 * 3
         assert encode.run(job) == 0
         summary = check.run(job)
-        assert all(found["bound_holds"] == found["n"] == 3 and found["deviation"] == {} for found in summary.values())
+        assert all(found.bound_holds == found.n == 3 and found.deviation == {} for found in summary.values())
         records = evaluate.run(job)
     rows = [r for r in records if (r["metric"], r["reader"]) == ("feature_cosine", "resnet50")]
     cosines = {(row["condition"], row["release_format"]): row["value"] for row in rows}

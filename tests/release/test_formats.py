@@ -15,7 +15,7 @@ from PIL import Image
 
 from ne_jax.errors import UserError
 from ne_jax.files import write_file
-from ne_jax.release import formats
+from ne_jax.release import array_record, formats
 
 NAMES = ["a", "class/ü 1.b", "50%/x.tar%2E", "class.d/c", ".hidden", "line\nback\\slash"]
 SHAPE = (6, 5, 3)
@@ -155,6 +155,23 @@ def test_a_file_that_cannot_be_written_is_told_and_removed(tmp_path, code):
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_bytes() == b"before"
 
 
+def test_a_system_error_is_known_by_its_number(tmp_path):
+    """Not by words, which a path may hold too; ArrayRecord's, which come without a number, are given theirs."""
+    folder = tmp_path / "No space left on device"
+    for error, told in (
+        (OSError(errno.EIO, os.strerror(errno.EIO), str(folder)), "Input/output error while writing "),
+        (array_record._system_error(RuntimeError("write() failed: No space left on device; at byte 1")), "no space left on the "),
+        (array_record._system_error(RuntimeError("open() failed: Is a directory; opening /a")), "Is a directory while writing "),
+        (array_record._system_error(RuntimeError("of another kind")), "of another kind while writing "),
+    ):  # fmt: skip
+
+        def fails(partial, error=error):
+            raise error
+
+        with pytest.raises(UserError, match=f"^{told}"):
+            write_file(folder / "file", fails)
+
+
 @pytest.mark.parametrize("release_format", formats.FORMATS)
 def test_a_full_disk_leaves_whole_files_only(tmp_path, release_format):
     """A limit of the system strikes in the middle of a file: the error is one line, what was whole before stays, no part does."""
@@ -163,7 +180,7 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path, release_format):
         import numpy as np
         from concurrent.futures import ThreadPoolExecutor
         from ne_jax.errors import UserError
-        from ne_jax.release import formats
+        from ne_jax.release import array_record, formats
 
         images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
         kept = formats.FORMATS["{release_format}"]

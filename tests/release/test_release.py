@@ -8,6 +8,7 @@ import tarfile
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from ne_jax.core.pixels import from_bytes
 from ne_jax.errors import UserError
 from ne_jax.files import ahead, sha256, write_atomic, write_json
 from ne_jax.release import formats, manifest, reading, writing
+from tests.facts import FACTS
 
 NAMES = ["a", "class/ü 1.b", "50%/x.tar%2E", "class.d/c", ".hidden", "line\nback\\slash"]
 FORMATS = list(formats.FORMATS)
@@ -37,8 +39,8 @@ def write(folder, release_format, images, names=NAMES):
             files |= writing.write_shard(folder, release_format, shard, 3, names[rows], images[rows], None, pool)
     shape = images.shape[1:]
     files |= formats.write_index(folder, release_format, shape, [4, 0, len(names) - 4], "")
-    ne = {"format": release_format, "image_shape": list(shape), "images": len(names), "authorized": {"name": "vit_a"}}
-    write_json(folder / "manifest.json", manifest.build(release_format, ne, *writing.write_sums(folder, files.items())))
+    facts = msgspec.structs.replace(FACTS, format=release_format, image_shape=shape, images=len(names))
+    write_json(folder / "manifest.json", manifest.build(facts, *writing.write_sums(folder, files.items())))
     return files
 
 
@@ -65,8 +67,8 @@ def test_one_file_comes_back_as_stored(tmp_path, release_format):
     """`read_file` gives the stored numbers, not what readers make of them."""
     images = stored(release_format)
     write(tmp_path, release_format, images)
-    ne = manifest.read_manifest(tmp_path)
-    parts = [reading.read_file(tmp_path, ne, relative) for relative in reading.image_files(tmp_path, ne)]
+    facts = manifest.read_manifest(tmp_path)
+    parts = [reading.read_file(tmp_path, facts, relative) for relative in reading.image_files(tmp_path, facts)]
     assert [name for names, _ in parts for name in names] == NAMES
     assert all(part.dtype == images.dtype for _, part in parts)
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), images)
@@ -155,8 +157,11 @@ def test_broken_sums_are_refused(tmp_path):
 
 def test_a_format_of_the_future_is_refused(tmp_path):
     """A manifest with a format that this version does not know is told, not met with a traceback."""
-    with pytest.raises(UserError, match="its format is jxl, which is unknown; choose from png8, float32"):
-        reading.read_file(tmp_path, {"format": "jxl", "image_shape": [1, 1, 1]}, "images/a.jxl")
+    write(tmp_path, "png8", stored("png8"))
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"format": "png8"', '"format": "jxl"'))
+    with pytest.raises(UserError, match="manifest.json: format jxl is unknown; choose from png8, float32"):
+        read_all(tmp_path)
 
 
 @pytest.mark.parametrize("release_format", FORMATS)

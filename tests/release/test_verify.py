@@ -10,6 +10,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,7 +20,9 @@ from ne_jax.errors import UserError
 from ne_jax.files import sha256
 from ne_jax.models.model import flax_forward
 from ne_jax.release import reading, verify, writing
-from tests.verified import FORMATS, PNG, edit, proved
+from ne_jax.release.reasons import Reason, words
+from ne_jax.release.verdict import Standing, describe
+from tests.verified import FORMATS, PNG, broken, edit, proved
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -29,12 +32,12 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 def test_an_untouched_release_holds(job, release_format, private):
     """No false alarm, from files alone and with certificates, in batches of another size than the check's."""
     found = proved(job, job.release_dir(release_format), private, batch_size=11)
-    assert found["holds"] and found["broken"] == {} and found["notes"] == [] and found["everywhere"] is None
-    assert found["as_released"] == found["files"] > 0 and found["images"] == 40
-    for key, values in found["execution"]["claimed"].items():
-        np.testing.assert_allclose(found["execution"]["stored"][key], values, rtol=1e-3)
-    assert "prediction kept on 40 of 40 (lost on at most 7.22%, 95 % one-sided)" in verify.describe(found)
-    assert found["private"] == ({"certificates": 40, "stand": 40, "close": 0} if private else None)
+    assert found.holds and found.broken == {} and found.notes == [] and found.everywhere is None
+    assert found.as_released == found.files > 0 and found.images == 40
+    for key, values in found.execution.claimed.stored.to_json().items():
+        np.testing.assert_allclose(getattr(found.execution.stored, key), values, rtol=1e-3)
+    assert "prediction kept on 40 of 40 (lost on at most 7.22%, 95 % one-sided)" in describe(found)
+    assert found.private == (Standing(certificates=40, stand=40, close=0) if private else None)
 
 
 def spoil(*path, value):
@@ -68,8 +71,8 @@ def test_an_edited_manifest_is_found(job, copy, change):
     do, pattern = EDITS[change]
     folder = copy("png8")
     edit(folder, do)
-    broken = proved(job, folder)["broken"]
-    assert broken.keys() == {"manifest.json"} and re.search(pattern, broken["manifest.json"]), broken
+    found = broken(job, folder)
+    assert found.keys() == {"manifest.json"} and re.search(pattern, found["manifest.json"]), found
 
 
 def test_percentiles_beside_missing_files(job, copy):
@@ -81,13 +84,13 @@ def test_percentiles_beside_missing_files(job, copy):
     for path in gone:
         (folder / path).unlink()
     found = proved(job, folder)
-    now, claimed = (found["execution"][key]["margin"] for key in ("stored", "claimed"))
+    now, claimed = found.execution.stored.margin, found.execution.claimed.stored.margin
     assert now[0] > claimed[0] + 2 * verify._OF_SPREAD * (
         claimed[2] - claimed[0]
     )  # so that a plain comparison would fail
-    assert found["broken"].keys() == gone
+    assert found.broken.keys() == gone
     edit(folder, spoil("stored", "margin", 1, value=lambda margin: margin * 1.2))
-    assert proved(job, folder)["broken"].keys() == gone | {"manifest.json"}
+    assert broken(job, folder).keys() == gone | {"manifest.json"}
 
 
 ONE_LOST = {"prediction_kept": 39, "prediction_lost_at_most": failure_upper_bound(1, 40)}
@@ -97,8 +100,8 @@ def test_the_owner_finds_forged_counts(job, copy):
     """Counts that agree with each other are held against the certificates."""
     folder = copy("png8")
     edit(folder, lambda ne: ne["certificate"].update(**ONE_LOST, bound_holds=39))
-    assert proved(job, folder)["holds"]
-    told = proved(job, folder, private=True)["broken"]["manifest.json"]
+    assert proved(job, folder).holds
+    told = broken(job, folder, private=True)["manifest.json"]
     assert "bound_holds 39, counted anew it is 40" in told and "prediction_kept 39, counted anew it is 40" in told
 
 
@@ -122,16 +125,16 @@ def rounded(model, bits, noise=0.0):
 def test_other_hardware_is_no_false_alarm(job, release_format, bits):
     """TF32 and bfloat16 pass, images at full strength and certificates too."""
     found = proved(job, job.release_dir(release_format), private=True, model=rounded(job.authorized, bits))
-    assert found["holds"] and found["private"]["stand"] == 40
+    assert found.holds and found.private.stand == 40
 
 
 def test_a_machine_that_computes_wrongly_is_found(job):
     """Numbers a few per cent off are not taken for rounding."""
     found = proved(job, job.release_dir("png8"), private=True, model=rounded(job.authorized, 22, noise=0.1))
-    assert re.search("certificate says margin .* or this machine computes otherwise", found["broken"]["manifest.json"])
-    assert any(
-        re.search("^image test/.* has a margin of .*, and was certified with", why) for why in found["broken"].values()
-    )
+    told = words(found.broken.pop("manifest.json"))
+    assert re.search("certificate says margin .* or this machine computes otherwise", told)
+    faults = [words(reason) for reason in found.broken.values()]
+    assert any(re.search("^image test/.* has a margin of .*, and was certified with", why) for why in faults)
 
 
 SUMS = {
@@ -153,8 +156,8 @@ def test_an_edited_list_is_found(job, copy, change, private):
         path.write_bytes(do(path.read_bytes()))
     else:
         path.unlink()
-    broken = proved(job, folder, private)["broken"]
-    assert re.search(pattern, broken["SHA256SUMS"]) and len(broken) == count
+    found = broken(job, folder, private)
+    assert re.search(pattern, found["SHA256SUMS"]) and len(found) == count
 
 
 def test_a_release_with_an_image_taken_out_by_all_rules(job, copy):
@@ -167,10 +170,10 @@ def test_a_release_with_an_image_taken_out_by_all_rules(job, copy):
     text = (folder / "manifest.json").read_text().replace(before, after)
     (folder / "manifest.json").write_text(text)
     edit(folder, lambda ne: ne.update(images=39))
-    assert proved(job, folder)["broken"] == {"manifest.json": "its certificate says n 40, counted anew it is 39"}
+    assert broken(job, folder) == {"manifest.json": "its certificate says n 40, counted anew it is 39"}
     edit(folder, lambda ne: ne.pop("certificate"))
-    assert proved(job, folder)["holds"]
-    told = proved(job, folder, private=True)["broken"]["manifest.json"]
+    assert proved(job, folder).holds
+    told = broken(job, folder, private=True)["manifest.json"]
     assert told == "1 certified images are in no file, the first: test/00003"
 
 
@@ -179,8 +182,8 @@ def test_without_certificates_the_files_are_proved(job, copy):
     folder = copy("png8")
     edit(folder, lambda ne: ne.pop("certificate"))
     found = proved(job, folder)
-    assert found["holds"] and "the owner did not run --stage=check" in found["notes"][0]
-    assert found["notes"][0] in verify.describe(found).splitlines()
+    assert found.holds and "the owner did not run --stage=check" in found.notes[0]
+    assert found.notes[0] in describe(found).splitlines()
 
 
 def certificates(job, tmp_path, change):
@@ -210,8 +213,8 @@ def test_a_certificate_that_does_not_stand_is_found(job, tmp_path, change):
     """Pixels, prediction and margin are held against the model; the image is named, and it alone."""
     do, pattern = PRIVATE[change]
     found = verify.run(job.release_dir("png8"), job.authorized, certificates(job, tmp_path, do))
-    assert re.search(pattern, found["broken"].pop(PNG)) and found["broken"].keys() <= {"manifest.json"}
-    assert not found["holds"] and found["private"]["stand"] == 39
+    assert re.search(pattern, words(found.broken[PNG])) and found.broken.keys() <= {PNG, "manifest.json"}
+    assert not found.holds and found.private.stand == 39
 
 
 def test_a_prediction_that_was_lost_from_the_start_is_no_damage(job, copy, tmp_path):
@@ -219,8 +222,8 @@ def test_a_prediction_that_was_lost_from_the_start_is_no_damage(job, copy, tmp_p
     folder = copy("png8")
     edit(folder, lambda ne: ne["certificate"].update(**ONE_LOST))
     found = verify.run(folder, job.authorized, certificates(job, tmp_path, one(kept=False, predicted_clean=5)))
-    assert found["holds"] and found["private"] == {"certificates": 40, "stand": 39, "close": 0}
-    assert "certificates: 39 of 40 stand" in verify.describe(found)
+    assert found.holds and found.private == Standing(certificates=40, stand=39, close=0)
+    assert "certificates: 39 of 40 stand" in describe(found)
 
 
 def test_a_prediction_too_close_to_call_is_no_damage(job, tmp_path):
@@ -239,7 +242,17 @@ def test_a_prediction_too_close_to_call_is_no_damage(job, tmp_path):
     found = verify.run(
         job.release_dir("png8"), dataclasses.replace(model, forward=level), certificates(job, tmp_path, close)
     )
-    assert found["private"]["stand"] == 40 and 30 < found["private"]["close"] < 40
+    assert found.private.stand == 40 and 30 < found.private.close < 40
+
+
+# A certificate of another format, and of a version with one more column.
+WHOLE = json.dumps(
+    {"release_format": "float32", "image": "a", "predicted": 1, "margin": 2.5, "holds": True, "pixels_sha256": "ab", "later": 1}
+    | dict.fromkeys((
+        "psnr_db", "delta_norm", "feature_gap", "bound", "subspace_term", "residual_term", "precision_term", "border_term",
+        "expected_gap", "relative_gap", "feature_cosine", "feature_norm"
+    ), 0.5)
+) + "\n"  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -247,10 +260,14 @@ def test_a_prediction_too_close_to_call_is_no_damage(job, tmp_path):
     [
         (None, "No such file or directory; give WORKDIR/private of the run, after --stage=check"),
         ("", "none is of a png8 release"),
-        ('{"release_format": "float32"}\n', "none is of a png8 release"),
-        ('{"release_format": "float32"}\nwords\n', "line 2 is no certificate"),
-        ('{"release_format": "png8", "image": "a"}\n', "line 1 is no certificate"),
-        ("[]\n", "line 1 is no certificate"),
+        (WHOLE, "none is of a png8 release"),
+        (
+            WHOLE + "words\n",
+            r"line 2 is no certificate of this version \(JSON is malformed.*\); run --stage=check again",
+        ),
+        ('{"release_format": "png8", "image": "a"}\n', r"line 1 is no certificate .*missing required field `psnr_db`"),
+        (WHOLE.replace('"margin"', '"other"'), r"line 1 is no certificate .*\(predicted and margin stand together\)"),
+        ("[]\n", r"line 1 is no certificate .*\(expected `object`, got `array`\)"),
     ],
 )
 def test_a_private_folder_that_is_not_the_runs_is_refused(job, tmp_path, text, part):
@@ -278,12 +295,29 @@ def test_another_model_is_refused(job, copy):
         proved(job, folder)
 
 
+def test_a_manifest_of_a_later_version_is_read(job, copy):
+    """Entries that are not known yet, and the absence of those that prove nothing, stop nobody."""
+    folder = copy("png8")
+    edit(folder, lambda ne: ne.update(later={"a": 1}, authorized=ne["authorized"] | {"family": "ViT"}))
+    edit(folder, lambda ne: (ne.pop("limits"), ne.pop("edge_share"), ne["certificate"].update(later=1)))
+    assert proved(job, folder, private=True).holds
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda ne: ne.pop("preprocess"), "preprocess is missing or wrong"),
-        (lambda ne: ne.update(images="many"), "images is missing or wrong"),
-        (lambda ne: ne.update(authorized="vit_a"), "authorized is missing or wrong"),
+        (
+            lambda ne: ne.pop("preprocess"),
+            "manifest.json: object missing required field `preprocess`; restore it as it was",
+        ),
+        (
+            lambda ne: ne.update(images="many"),
+            "manifest.json: images: expected `int`, got `str`; restore it as it was made",
+        ),
+        (
+            lambda ne: ne.update(authorized="vit_a"),
+            "manifest.json: authorized: expected `object`, got `str`; restore it",
+        ),
         (lambda ne: ne.update(format="jxl"), "format jxl is unknown; choose from png8"),
     ],
 )
@@ -299,9 +333,11 @@ def test_a_format_that_the_files_do_not_have_is_found(job, copy):
     """Files with the right hash that do not open as the manifest says are not blamed."""
     folder = copy("float32")
     edit(folder, lambda ne: ne.update(format="float16"))
-    assert all(
-        "is as released, but not what manifest.json says: it holds images" in why
-        for why in proved(job, folder)["broken"].values()
+    told = "is as released, but not what manifest.json says: it holds images of another kind: float32"
+    found = proved(job, folder)
+    assert all(words(reason).startswith(f"{told} (") for reason in found.broken.values())
+    assert describe(found).startswith(
+        f"every image file: {told} (112, 112, 1) and not float16 (112, 112, 1); this was done"
     )
 
 
@@ -312,11 +348,11 @@ def test_a_long_list_is_cut(job, copy):
         (folder / f"{index}.txt").touch()
     (folder / os.fsdecode(b"\xff\n")).touch()
     found = proved(job, folder)
-    assert len(found["broken"]) == 61
-    lines = verify.describe(found).splitlines()
+    assert len(found.broken) == 61
+    lines = describe(found).splitlines()
     assert sum("is not part of the release" in line for line in lines) == 50 and "... and 11 more" in lines
-    found["broken"] = {"\udcff\n": "is empty"}
-    assert "'\\udcff\\n: is empty'" in verify.describe(found).encode().decode().splitlines()
+    odd = msgspec.structs.replace(found, broken={"\udcff\n": Reason("empty")})
+    assert "'\\udcff\\n: is empty'" in describe(odd).encode().decode().splitlines()
 
 
 def test_images_are_not_kept(job, monkeypatch):

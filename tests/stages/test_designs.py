@@ -33,9 +33,9 @@ def guided(tmp_path_factory):
 def test_certificates_and_verify_work_unchanged(guided):
     """Bound and prediction hold on every guided file, and a stranger's verify says that the release holds."""
     job, summary, _ = guided
-    assert summary["bound_holds"] == summary["prediction_kept"] == summary["n"] == 6
+    assert summary.bound_holds == summary.prediction_kept == summary.n == 6
     found = verify.run(job.release_dir("png8"), load_model("vit_a"), job.private_dir)
-    assert found["holds"] and found["private"]["stand"] == 6
+    assert found.holds and found.private.stand == 6
 
 
 def test_baselines_stand_in_the_same_table(guided):
@@ -51,7 +51,7 @@ def test_baselines_stand_in_the_same_table(guided):
 def test_the_manifest_names_the_surrogates(guided):
     """Who reads the manifest learns which models the release was led away from, and nothing of a single image."""
     ne = manifest.read_manifest(guided[0].release_dir("png8"))
-    assert (ne["design"], ne["surrogates"], ne["steps"]) == ("guided", ["resnet_a"], 4)
+    assert (ne.design, ne.settings["surrogates"], ne.settings["steps"]) == ("guided", ["resnet_a"], 4)
 
 
 def test_cost_is_counted_and_bounded(tmp_path):
@@ -73,7 +73,7 @@ def test_contrastive_is_a_drop_in_for_both_kinds_of_files(tmp_path):
     leaves = {"recode.design": "contrastive", "recode.surrogates": ("vit_b",), "recode.psnr_db": 14.0, "data.limit": 6}
     job = encode_into(tmp_path, "run", **leaves, **{"release.formats": ("float32", "png8")})
     ne = manifest.read_manifest(job.release_dir("float32"))
-    assert ne["directions"] == job.space.num_directions // 2 and ne["design"] == "contrastive"
+    assert ne.directions == job.space.num_directions // 2 and ne.design == "contrastive"
     clean = job.sample_pixels().astype(np.float32) / 255
     images = rows(job, "float32")
     for name, before in zip(job.source.names, clean, strict=True):
@@ -92,11 +92,10 @@ def test_two_models_are_authorized_at_once(tmp_path):
         ne = manifest.read_manifest(job.release_dir("float32"))
         clean = load_model("resnet_a").apply(job.sample_pixels()).argmax(-1)
         images = np.stack([rows(job, "float32")[name] for name in job.source.names])
-    other = summary["also_authorized"]["vit_b"]
-    assert (
-        summary["prediction_kept"] == summary["bound_holds"] == other["prediction_kept"] == other["bound_holds"] == 20
-    )
-    assert [entry["name"] for entry in ne["also_authorized"]] == ["vit_b"]
+    other = summary.also_authorized["vit_b"]
+    assert summary.prediction_kept == summary.bound_holds == other.prediction_kept == other.bound_holds == 20
+    assert [entry.name for entry in ne.also_authorized] == ["vit_b"]
+    assert ne.certificate["also_authorized"]["vit_b"] == other.to_json()
     assert np.mean(np.asarray(load_model("resnet_a").apply(images).argmax(-1)) == np.asarray(clean)) <= 0.4
 
 

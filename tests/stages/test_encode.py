@@ -167,7 +167,7 @@ def test_realised_strength_is_in_the_manifest(encoded):
         stored = rows(encoded, name)
         psnr = [-10 * np.log10(np.mean((stored[row].astype(np.float64) - clean[row]) ** 2)) for row in clean]
         expected = dict(zip(("min", "median", "max"), np.percentile(psnr, (0, 50, 100)), strict=True))
-        assert kept["psnr_db_realised"] == pytest.approx(expected, abs=1e-3)
+        assert kept.psnr_db_realised.to_json() == pytest.approx(expected, abs=1e-3)
         if name.startswith("float"):
             np.testing.assert_allclose(psnr, 0.0, atol={"float32": 1e-4, "float16": 1e-2}[name])
 
@@ -178,20 +178,20 @@ def test_a_strength_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match=expected):
         encode_into(tmp_path, "strong", **{"recode.fit": False})
     job = encode_into(tmp_path, "weak", **{"recode.fit": False, "recode.psnr_db": 25.0})
-    realised = manifest.read_manifest(job.release_dir("png8"))["psnr_db_realised"]
-    assert abs(realised["min"] - 25) < 0.1 and abs(realised["max"] - 25) < 0.1
+    realised = manifest.read_manifest(job.release_dir("png8")).psnr_db_realised
+    assert abs(realised.min - 25) < 0.1 and abs(realised.max - 25) < 0.1
 
 
 def test_an_image_with_no_room_is_left_and_counted(tmp_path):
     """Where 8 bits hold no change the PSNR is infinite: the run goes on, and every file it writes stays JSON."""
     job = encode_into(tmp_path, "run", **{"recode.psnr_db": 75.0, "data.limit": 2, "release.formats": ("png8",)})
     kept = manifest.read_manifest(job.release_dir("png8"))
-    assert kept["left_unchanged"] == 2 and kept["psnr_db_realised"]["median"] is None
+    assert kept.left_unchanged == 2 and kept.psnr_db_realised.median is None
     record = json.loads(job.record("png8", 0).read_text())
     assert record["psnr_db"] == [None, None] and all(share > 0 for share in record["edge_share"])
     summary = check.run(job)["png8"]
-    assert summary["prediction_kept"] == 2 and summary["psnr_db_median"] is None
-    assert summary["feature_cosine_min"] == pytest.approx(1)
+    assert summary.prediction_kept == 2 and summary.psnr_db_median is None
+    assert summary.feature_cosine_min == pytest.approx(1)
 
 
 def test_metadata_is_dropped_unless_asked_for(tmp_path):

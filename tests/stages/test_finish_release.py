@@ -4,13 +4,16 @@ import hashlib
 import json
 import subprocess
 
+import msgspec
 import numpy as np
 import pytest
 
+from ne_jax.files import read_json
 from ne_jax.recoding import paper
 from ne_jax.release import reading
-from ne_jax.release.manifest import read_manifest
+from ne_jax.release.manifest import Named, Strength, read_manifest
 from ne_jax.stages import encode, finish_release
+from ne_jax.stages.finish_release import ShardRecord
 from tests import jobs
 from tests.jobs import encode_into, opened
 
@@ -32,28 +35,20 @@ def test_the_manifest_says_what_was_done(job, release_format):
     """For whom, how many, how strong, in which directions: as the job has it, not as somebody wrote it down."""
     kept = read_manifest(job.release_dir(release_format))
     model, design = job.authorized, "gaussian" if release_format.startswith("float") else "boxed"
-    assert kept["authorized"] == {
-        "name": "vit_a",
-        "architecture": model.architecture,
-        "checkpoint_sha256": model.sha256,
-    }
-    assert (kept["format"], kept["images"], kept["design"], kept["replace"]) == (release_format, 20, design, True)
-    assert kept["image_shape"] == [112, 112, 1] and kept["window"] == list(model.first_layer.window)
-    assert kept["directions"] == job.space.num_directions
-    assert kept["directions"] + kept["sensitive_directions"] == np.prod(model.first_layer.window)
-    assert (kept["psnr_db_asked"], kept["left_unchanged"], kept["rule"]) == (0.0, 0, "relative")
-    assert kept["preprocess"]["size"] == 112 and "colour" in kept and "grid" in kept["geometry"]
-    assert kept["date"] == "2023-11-14T22:13:20+00:00" and kept["versions"].keys() == {
-        "ne_jax",
-        "jax",
-        "pillow",
-        "numpy",
-    }
+    assert kept.authorized == Named(name="vit_a", architecture=model.architecture, checkpoint_sha256=model.sha256)
+    assert (kept.format, kept.images, kept.design, kept.replace) == (release_format, 20, design, True)
+    assert kept.image_shape == (112, 112, 1) and kept.window == model.first_layer.window
+    assert kept.directions == job.space.num_directions
+    assert kept.directions + kept.sensitive_directions == np.prod(model.first_layer.window)
+    assert (kept.psnr_db_asked, kept.left_unchanged, kept.rule) == (0.0, 0, "relative")
+    assert kept.preprocess["size"] == 112 and "ICC" in kept.colour and "grid" in kept.geometry
+    assert kept.date == "2023-11-14T22:13:20+00:00"
+    assert kept.versions.keys() == {"ne_jax", "jax", "pillow", "numpy"} and kept.settings == {}
 
 
 def test_the_manifest_says_what_it_does_not_stop(job):
     """Contract 8: limits stand where whoever is given the release finds them."""
-    limits = " ".join(read_manifest(job.release_dir("png8"))["limits"])
+    limits = " ".join(read_manifest(job.release_dir("png8")).limits)
     assert all(word in limits for word in ("No encryption", "everybody", "trained", "relatives", "compression"))
 
 
@@ -70,12 +65,12 @@ def test_edges_and_strengths_are_added_up_over_shards(job, release_format):
     """Of all images of all shards: the mean of what is at the ends of [0, 1], the spread of the PSNR."""
     kept, stored = read_manifest(job.release_dir(release_format)), jobs.rows(job, release_format)
     edges = np.mean([np.mean((image <= 0) | (image >= 1)) for image in stored.values()])
-    assert len(stored) == 20 and kept["edge_share"] == pytest.approx(edges, abs=2e-3)
-    records = [json.loads(job.record(release_format, number).read_text()) for number in range(3)]
-    strengths = [value for record in records for value in record["psnr_db"]]
-    assert [record["images"] for record in records] == [8, 8, 4] and len(strengths) == 20
+    assert len(stored) == 20 and kept.edge_share == pytest.approx(edges, abs=2e-3)
+    records = [read_json(job.record(release_format, number), ShardRecord) for number in range(3)]
+    strengths = [value for record in records for value in record.psnr_db]
+    assert [record.images for record in records] == [8, 8, 4] and len(strengths) == 20
     expected = (min(strengths), float(np.median(strengths)), max(strengths))
-    assert tuple(kept["psnr_db_realised"].values()) == pytest.approx(expected)
+    assert msgspec.structs.astuple(kept.psnr_db_realised) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("release_format", jobs.EVERY_FORMAT)
@@ -125,13 +120,13 @@ def test_the_official_method_is_marked(tmp_path):
     """A release made as the paper's code does says that it is insecure."""
     leaves = {"release.formats": ("float32",), "recode.design": "paper", "data.limit": 3, "subspace.value": 0.1}
     kept = read_manifest(encode_into(tmp_path, "run", **leaves).release_dir("float32"))
-    assert kept["warning"] == paper.MARK and kept["design"] == "paper" and "INSECURE" in kept["warning"]
+    assert kept.warning == paper.MARK and kept.design == "paper" and "INSECURE" in kept.warning
 
 
 def test_totals_of_nothing():
     """Shards without an image, or whose images were left as they are, make no figure up."""
-    empty = {"images": 0, "psnr_db": [], "edge_share": []}
-    unchanged = {"images": 2, "psnr_db": [None, None], "edge_share": [0.5, 0.0]}
-    none = {"min": None, "median": None, "max": None}
+    empty = ShardRecord(images=0, problems=[], psnr_db=[], edge_share=[], files={})
+    unchanged = ShardRecord(images=2, problems=[], psnr_db=[None, None], edge_share=[0.5, 0.0], files={})
+    none = Strength(min=None, median=None, max=None)
     assert finish_release._add_up(iter([empty])) == ([0], none, 0, None)
     assert finish_release._add_up(iter([empty, unchanged])) == ([0, 2], none, 2, 0.25)
