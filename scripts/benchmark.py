@@ -9,10 +9,11 @@ encode    a folder of 500 x 375 JPEGs to a float32 and to a png8 release for DIN
 memory    peak memory of encoding 1,000 and 20,000 images, in fresh processes
 guided    20 guided steps on a photograph of 224 x 224 against 20 gradients of the surrogate, and with JPEG in the loop
 verify    a release of 10,000 PNG files: false alarms, and how many of ten damaged files are found
+start     a guided job on photographs in a fresh process: time to its first image with an empty cache of compiled programs, and again
 load      ViT-B/16 from a safetensors file, against reading it with safetensors and copying every tensor to the device
 
 Prints median, least and largest of the pairs; --out writes JSON too. torch is needed for core and stem, the packages of
-requirements-zoo.txt for encode, memory and guided.
+requirements-zoo.txt for encode, memory, guided and start.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import benchmark_core
 import benchmark_encode
 import benchmark_guided
 import benchmark_load
+import benchmark_start
 import benchmark_verify
 from absl import app, flags
 
@@ -37,6 +39,7 @@ CASES = {
     "memory": benchmark_encode.memory,
     "guided": benchmark_guided.guided,
     "verify": benchmark_verify.damage,
+    "start": benchmark_start.start,
     "load": benchmark_load.load,
 }
 _CASE = flags.DEFINE_enum("case", "core", tuple(CASES), "what to measure")
