@@ -16,7 +16,6 @@ import mmap
 import os
 import pathlib
 import struct
-import threading
 import types
 import zipfile
 import zlib
@@ -26,6 +25,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 import safetensors
+from jaxtyping import UInt8
 
 from ne_jax.errors import UserError
 from ne_jax.files import sha256_of
@@ -165,12 +165,13 @@ def _open_safetensors(path: pathlib.Path) -> TensorFile:
     return TensorFile((path,), shapes, read)
 
 
-def _mapped(path: pathlib.Path) -> np.ndarray:
+def _mapped(path: pathlib.Path) -> UInt8[np.ndarray, " size"]:
     """A file's bytes, in memory as they are on disk."""
-    mapped = np.memmap(path, np.uint8, "r")
-    # Touches every page, so that the system brings them in while others are at work.
-    threading.Thread(target=mapped[:: mmap.PAGESIZE].max, daemon=True).start()
-    return mapped
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_WILLNEED"):  # Windows has no such advice
+        mapped.madvise(mmap.MADV_WILLNEED)  # the system reads ahead while others are at work
+    return np.frombuffer(mapped, np.uint8)
 
 
 def _open_sharded(index: pathlib.Path) -> TensorFile:
