@@ -20,6 +20,11 @@ Reader = Callable[..., Any]
 
 # Views show the image at 0.8 to 1.3 times its size, black around it where it is smaller.
 _SMALLEST, _LARGEST = 0.8, 1.3
+# What 1 - cosine of features is as a margin: both are large where a reader sees another image. Medians over random views of 24 images,
+# of five shipped readers on Fashion-MNIST and of EfficientNet-Lite0 and Lite1 on photographs: a margin is .8 to 2.7 on the clean image
+# and 5.2 to 7.4 less on an image of another class; 1 - cosine is .4 to 1.1 there, so that 1 is worth 5 to 13 of margin, 8.7 in the middle.
+_CLEAN_MARGIN = 2.0  # for equal features, in standard deviations of logits
+_MARGIN_PER_COSINE = 8.0
 _LOOKS = 4  # views that attempts are judged by
 _NEVER = 10_000  # more than any likeness, and any number of attempts
 
@@ -49,15 +54,25 @@ def cosine(one: Float[Array, " features"], other: Float[Array, " features"]) -> 
     return jnp.sum(one * other) / jnp.maximum(jnp.linalg.norm(one) * jnp.linalg.norm(other), 1e-30)
 
 
+def feature_margin(features: Float[Array, " features"], clean: Float[Array, " features"]) -> Float[Array, ""]:
+    """What stands for `margin` where a reader has no head: how near the features are to the clean ones, on the scale of margins.
+
+    2 for features of the same direction, about as for a clean image, and 8 less for orthogonal ones, about as for another image.
+    """
+    return _CLEAN_MARGIN - _MARGIN_PER_COSINE * (1 - cosine(features, clean))
+
+
 def likeness(readers: Sequence[Reader], clean: Sequence[Any], image: Image, key: PRNGKeyArray) -> Float[Array, ""]:
     """How much the readers, each from a view of its own, take `image` for the clean one: their margins for the class that they saw
-    there, or the cosines of their features for readers without a head, in a smooth maximum, so that those count most that still read
-    it. What ascent brings down."""
+    there, or by their features for readers without a head, in a smooth maximum, so that those count most that still read it. In
+    standard deviations of logits. What ascent brings down."""
     found = []
     for number, (reader, before) in enumerate(zip(readers, clean, strict=True)):
         logits, features = reader(image, view(jax.random.fold_in(key, number), image))
-        plain = logits is None
-        found.append(cosine(features, before.features) if plain else margin(logits, jnp.argmax(before.logits)))
+        headless = logits is None
+        found.append(
+            feature_margin(features, before.features) if headless else margin(logits, jnp.argmax(before.logits))
+        )
     return jax.nn.logsumexp(jnp.stack(found))
 
 

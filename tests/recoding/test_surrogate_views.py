@@ -1,10 +1,13 @@
-"""What ascent brings down: margins and cosines, of the reader that still reads most."""
+"""What ascent brings down: margins, of logits or of features, of the reader that still reads most."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ne_jax.data.sources import batches, open_source
+from ne_jax.models.as_reader import reading
+from ne_jax.models.loading import load_model
 from ne_jax.models.model import Outputs
 from ne_jax.recoding.surrogate_views import cosine, likeness, margin, unit
 
@@ -42,4 +45,36 @@ def test_the_reader_that_still_reads_counts_most():
         return Outputs(None, image.ravel())
 
     alike = likeness((headless,), [Outputs(None, image.ravel())], image, jax.random.key(0))
-    assert float(alike) == pytest.approx(1.0)
+    assert float(alike) == pytest.approx(2.0)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Twelve of Fashion-MNIST, float32 in [0, 1]."""
+    found = next(batches(open_source("fashion_mnist", limit=12), load_model("vit_b").preprocess, 12, range(12), print))
+    return jnp.asarray(found.pixels, jnp.float32) / 255
+
+
+@pytest.mark.parametrize(("with_head", "without"), [("vit_b", "resnet_a"), ("resnet_a", "vit_b")])
+def test_readers_with_and_without_a_head_both_count(images, with_head, without):
+    """Margins and cosines are on one scale: at a typical clean image, where ascent sets out, each kind of reader has from 5 % to 95 %
+    of the gradient. Cosines as they are had 1 % and 2 %."""
+    headed, other = (reading(load_model(name), images.shape[1:]) for name in (with_head, without))
+
+    def headless(image, warp=None):
+        return Outputs(None, other(image, warp).features)
+
+    def still(reader):
+        return lambda image, warp=None: jax.lax.stop_gradient(reader(image, warp))
+
+    @jax.jit
+    def share(image, key):
+        clean = [headed(image), headless(image)]
+        pull = jax.grad(lambda image, *readers: likeness(readers, clean, image, key))
+        one = jnp.linalg.norm(pull(image, headed, still(headless)))
+        two = jnp.linalg.norm(pull(image, still(headed), headless))
+        return two / (one + two)
+
+    looks = jax.random.split(jax.random.key(0), 4)
+    shares = [float(share(image, key)) for image in images for key in looks]
+    assert 0.05 <= np.median(shares) <= 0.95
