@@ -1,4 +1,4 @@
-"""What tests of adapters share: rules, images as a network wants them, and what an adapted first layer must give."""
+"""What tests of foreign networks share: rules, images as a network wants them, and what an adapted first layer must give."""
 
 from __future__ import annotations
 

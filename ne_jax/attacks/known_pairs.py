@@ -116,7 +116,7 @@ def weak_secret(
 ) -> bytes | None:
     """The secret that the noise of one pair was drawn from, if it is a whole number below `seeds`: 32 bytes of it, or its digits.
 
-    Keys are derived as `ne_jax.noise_keys` does, from the secret and the clean picture. Noise in an unknown basis of `directions`
+    Keys are derived as `recoding.noise_keys` does, from the secret and the clean picture. Noise in an unknown basis of `directions`
     orthonormal vectors has the inner products, patch by patch, of its standard normal coordinates: no subspace need be known.
     """
     noise = cut((release - original)[None], patch)[0]

@@ -78,7 +78,7 @@ def inpainting(
     wiener: bool = False,
 ) -> Images:
     """What photographs have in the subspace, given the rest of the patch (or frequency), takes the place of what lies in it. No
-    linear map does better against strong noise in the subspace; `ne_jax.leak.leak_floor` is its error.
+    linear map does better against strong noise in the subspace; `core.leak_floor` is its error.
 
     owner, share: as for `projection`. ridge: variance added to that of photographs, in units of that of rounding to 8 bits.
     wiener: best linear estimate at the noise's strength, estimated from the energy of `stored`, instead of for any strength.

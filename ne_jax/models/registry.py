@@ -30,7 +30,7 @@ class _OneKey(nnx.Rngs):
 
 
 class Family(NamedTuple):
-    """What each file of `models/` has: the module, its variants, and how publishers store it (the first: how we export it)."""
+    """What each family has: the module, its variants, and how publishers store it (the first: how we export it)."""
 
     build: Callable[..., nnx.Module]
     variants: Mapping[str, Any]

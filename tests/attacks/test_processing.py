@@ -304,7 +304,7 @@ def test_paper_illumination_adds_one_number_to_each_image(photos):
     [("bm3d", "bm3d"), ("total_variation", "skimage.restoration"), ("wavelet", "pywt"), ("non_local_means", "pywt")],
 )
 def test_a_missing_library_is_told_in_one_line(photos, monkeypatch, name, module):
-    """A machine without the optional libraries runs the rest of the suite."""
+    """A machine without the optional libraries runs all other attacks."""
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=r"install (bm3d|scikit-image|PyWavelets) for this attack: pip install \S+$"):
         ATTACKS[name].run(photos[:1], KNOWLEDGE, **ATTACKS[name].quick[0])
