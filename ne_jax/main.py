@@ -93,7 +93,8 @@ def main(argv: list[str]) -> None:
     from ne_jax.stages.job import open_job
 
     job = open_job(config, pathlib.Path(_WORKDIR.value))
-    skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
+    with job.lock:
+        skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
         logging.error(
             "%d of %d images were skipped; they are listed in %s",

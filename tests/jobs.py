@@ -15,15 +15,18 @@ from collections.abc import Iterator
 from unittest import mock
 
 import absl.logging
+import jax
 import numpy as np
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from ne_jax.config import default
+from ne_jax.core.leak_floor import leak_floor
+from ne_jax.core.subspace import Subspace
 from ne_jax.errors import UserError
 from ne_jax.release import reading
 from ne_jax.release.formats import FORMATS
-from ne_jax.stages import encode
+from ne_jax.stages import encode, finish_release
 from ne_jax.stages.job import Job, open_job
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,10 +53,22 @@ def small_config(tmp_path: pathlib.Path, **leaves) -> ConfigDict:
     return config
 
 
+_FLOORS: dict[bytes, float] = {}
+
+
+def _floor(space: Subspace, clean: np.ndarray) -> float:
+    """`leak_floor`, once for the same subspace and images: it would take most of the time of most jobs here."""
+    parts = b"".join(np.asarray(leaf).tobytes() for leaf in (*jax.tree.leaves(space), clean))
+    key = hashlib.sha256(parts).digest()
+    if key not in _FLOORS:
+        _FLOORS[key] = leak_floor(space, clean)
+    return _FLOORS[key]
+
+
 @contextlib.contextmanager
 def opened(tmp_path: pathlib.Path, name: str, **leaves) -> Iterator[Job]:
     """The job in workdir `name`, which is free again afterwards, also after an exception."""
-    with mock.patch.dict(os.environ, ENVIRONMENT):
+    with mock.patch.dict(os.environ, ENVIRONMENT), mock.patch.object(finish_release, "leak_floor", _floor):
         job = open_job(small_config(tmp_path, **leaves), tmp_path / name)
         try:
             yield job
@@ -99,13 +114,25 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
     """`start`, and what came of it."""
     with start(command, **environment) as process:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=1200)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def main(*arguments: object) -> list[str]:
     """The main job's command."""
     return ["python", "-m", "ne_jax.main", *map(str, arguments)]
+
+
+@contextlib.contextmanager
+def _flags() -> Iterator[None]:
+    """absl's flags as they were, afterwards, but for those that modules defined which were imported in between."""
+    before = flagsaver.save_flag_values()
+    try:
+        yield
+    finally:
+        defined = flagsaver.save_flag_values()
+        of_modules = {name: value for name, value in defined.items() if not name.startswith("config.")}
+        flagsaver.restore_flag_values(of_modules | before)
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess:
@@ -118,9 +145,10 @@ def call(*arguments: object) -> subprocess.CompletedProcess:
     with (
         mock.patch.dict(os.environ, ENVIRONMENT),
         mock.patch.object(sys, "argv", words),  # where ml_collections looks for leaves of the config
+        mock.patch("ne_jax.stages.compilation_cache.use"),  # this process keeps its own options
         contextlib.chdir(ROOT),
         warnings.catch_warnings(),
-        flagsaver.flagsaver(),
+        _flags(),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -6,43 +6,28 @@ import shutil
 
 import pytest
 
-from ne_jax.config import default
 from ne_jax.release import verify
 from ne_jax.release.reasons import words
 from ne_jax.release.verdict import describe
-from ne_jax.stages import check, encode
-from ne_jax.stages.job import open_job
+from ne_jax.stages import check
+from tests import jobs
 
 FORMATS = ("png8", "float32", "webdataset", "array_record")
 PNG = "images/test/00003.png"
+TOGETHER = pytest.mark.xdist_group("verified")  # whose `job` takes longer to make than to verify
 
 
 def encoded(workdir, **leaves):
     """A finished encode under a fixed secret."""
-    secret = workdir.with_suffix(".key")
-    secret.write_text("0123456789abcdef" * 4)
-    config = default()
-    config.update_from_flattened_dict(
-        {
-            "data.limit": 40,
-            "batch_size": 16,
-            "release.shard_size": 16,
-            "recode.fit": True,
-            "recode.secret_file": str(secret),
-        }
-        | leaves
-    )
-    job = open_job(config, workdir)
-    encode.run(job)
-    return job
+    larger = {"data.limit": 40, "batch_size": 16, "release.shard_size": 16}
+    return jobs.encode_into(workdir.parent, workdir.name, **larger | leaves)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def job(tmp_path_factory):
     """40 images for vit_a in every kind of format, certified."""
     job = encoded(tmp_path_factory.mktemp("verify") / "run", **{"release.formats": FORMATS})
     check.run(job)
-    job.lock.close()
     return job
 
 

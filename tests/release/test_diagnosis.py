@@ -12,8 +12,9 @@ from PIL import Image, ImageFilter
 from ne_jax.release import reading
 from ne_jax.release.reasons import WORDS, Reason, words
 from ne_jax.release.verdict import describe
-from tests.verified import PNG, broken, edit, encoded, proved
+from tests.verified import PNG, TOGETHER, broken, edit, encoded, proved
 
+pytestmark = TOGETHER
 GONE, UNCLEAR = WORDS["noise gone"], WORDS["unclear"]
 
 
@@ -234,7 +235,6 @@ def test_a_layer_whose_windows_overlap(tmp_path):
         tmp_path / "run", **small, **{"subspace.rule": "count", "subspace.value": 4000.0, "recode.psnr_db": 20.0}
     )
     folder = job.release_dir("png8")
-    job.lock.close()
     assert proved(job, folder).holds
     picture(lambda image: image.filter(ImageFilter.BoxBlur(1)))(folder / PNG)
     assert broken(job, folder) == {PNG: GONE}

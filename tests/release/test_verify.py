@@ -3,10 +3,7 @@
 import dataclasses
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +19,10 @@ from ne_jax.models.model import flax_forward
 from ne_jax.release import reading, verify, writing
 from ne_jax.release.reasons import Reason, words
 from ne_jax.release.verdict import Standing, describe
-from tests.verified import FORMATS, PNG, broken, edit, proved
+from tests import jobs
+from tests.verified import FORMATS, PNG, TOGETHER, broken, edit, proved
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+pytestmark = TOGETHER
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -371,23 +369,17 @@ def test_images_are_not_kept(job, monkeypatch):
     assert len(seen) == 10 and sum(reference() is not None for reference in seen[:-1]) <= 1
 
 
-def command(*arguments):
-    words = [sys.executable, "-m", "ne_jax.main", "--stage=verify", *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_exit_status(job, copy):
     """0 for a release that holds, 1 for a broken one, 2 for what cannot be proved; the report is on standard output."""
-    done = command(f"--release={job.release_dir('png8')}", f"--private={job.private_dir}")
+    done = jobs.call("--stage=verify", f"--release={job.release_dir('png8')}", f"--private={job.private_dir}")
     assert done.returncode == 0 and done.stdout.endswith("the release holds\n") and "image/s" in done.stderr, (
         done.stderr
     )
     folder = copy("png8")
     (folder / PNG).write_bytes(b"")
-    done = command(f"--release={folder}")
+    done = jobs.run(jobs.main("--stage=verify", f"--release={folder}"))
     assert (
         done.returncode == 1 and f"{PNG}: is empty\n" in done.stdout and done.stdout.endswith("the release is BROKEN\n")
     )
-    done = command(f"--release={folder}", f"--private={folder}")
+    done = jobs.call("--stage=verify", f"--release={folder}", f"--private={folder}")
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr

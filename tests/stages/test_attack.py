@@ -1,5 +1,7 @@
 """Stage attack: every attack on a release, records that keep to their schema, and the report's words about them."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -65,11 +67,19 @@ def test_nothing_is_learned_from_clean_images_of_the_attacked():
     np.testing.assert_array_equal(one.reported, each.plain.said == each.clean.said)
 
 
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory):
-    """Every stage on 24 images, all attacks of the quick suite."""
+# Of every tier some that take a second or two, and one that has no meaning on this release.
+SOME = (
+    "jpeg", "flip", "median", "single_image", "tile_average", "gevd_projection", "difference_subspace", "ridge_decoder", "projection",
+    "inpainting", "stitching", "fine_tune_1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.slow)])
+def attacked(request, tmp_path_factory):
+    """Every stage on 24 images, attacks of the quick suite."""
     folder = tmp_path_factory.mktemp("attacks")
-    with opened(folder, "run", **LEAVES) as job:
+    chosen = ATTACKS if request.param == "all" else [BY_NAME[name] for name in SOME]
+    with mock.patch.object(stage, "ATTACKS", chosen), opened(folder, "run", **LEAVES) as job:
         inspect_model.run(job)
         encode.run(job)
         check.run(job)
@@ -84,9 +94,9 @@ def test_every_attack_runs_or_says_why_not(attacked):
     """No attack is lost: each has a record for every reader it was tried on, in tier 1 for the authorized model too, or a reason."""
     job, found = attacked
     left = read_json(job.workdir / stage.NOT_RUN, list[NotRun])
-    assert {row.attack for row in found} | {row.attack for row in left} == set(BY_NAME)
+    assert {row.attack for row in found} | {row.attack for row in left} == {each.name for each in stage.ATTACKS}
     ran = {row.attack: 0 for row in found}
-    assert len(ran) >= 25 and {row.tier for row in found} == {1, 2, 3, 4, 5}
+    assert len(ran) >= min(25, len(stage.ATTACKS) - 1) and {row.tier for row in found} == {1, 2, 3, 4, 5}
     for row in found:
         ran[row.attack] += 1
     for name, count in ran.items():
