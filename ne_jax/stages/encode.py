@@ -30,9 +30,10 @@ from ne_jax.files import finite, read_json, write_json
 from ne_jax.recoding.design import Design
 from ne_jax.recoding.encode_batch import Encoded, encode_batch, encode_calls
 from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.recoding.subspace_noise import isotropic
 from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
-from ne_jax.release.writing import estimate, free_bytes, write_shard
+from ne_jax.release.writing import estimate, free_bytes, to_stored, write_shard
 from ne_jax.stages import multihost
 from ne_jax.stages.cost import cost
 from ne_jax.stages.finish_release import ShardRecord, publish
@@ -94,8 +95,9 @@ def _look_ahead(job: Job, formats: list[str]) -> None:
     keys = noise_keys(job.secret(), clean)
     shape, needed = job.authorized.preprocess.image_shape, 0
     for name in formats:
-        stored = recode_job(job, name, keys, clean)
-        if "fit" in job.design(name).settings and not job.config.recode.fit:
+        design = job.design(name)
+        stored = (_white_noise if design.runs_networks else recode_job)(job, name, keys, clean)
+        if "fit" in design.settings and not job.config.recode.fit:
             _check_reach(job, realised_psnr_db(clean, stored))
         size = estimate(name, shape, len(job.source.names), stored)
         needed += size
@@ -106,6 +108,15 @@ def _look_ahead(job: Job, formats: list[str]) -> None:
             "%s free in %s, about %s needed: it may fill up; what is written then is kept",
             _told(free), job.workdir, _told(needed),
         )  # fmt: skip
+
+
+def _white_noise(job: Job, release_format: str, keys: Key[Array, " n"], clean: np.ndarray) -> np.ndarray:
+    """Stored images that take about as many bytes as NEs of the strength asked, where these take many passes of networks each."""
+    box = FORMATS[release_format].dtype == np.uint8
+    noisy = jax.vmap(lambda key, image: isotropic(key, image, job.config.recode.psnr_db, box=box))(
+        keys, to_float(clean)
+    )
+    return to_stored(np.asarray(noisy), release_format)
 
 
 def _told(size: float) -> str:
