@@ -217,7 +217,7 @@ def test_metadata_is_dropped_unless_asked_for(tmp_path):
 def test_what_a_run_needs_is_told_before_it_starts(tmp_path, capsys, monkeypatch):
     """The size of each release, and a warning where the disk has less."""
     warned = []
-    monkeypatch.setattr(encode.release, "free_bytes", lambda path: 1_100_000)
+    monkeypatch.setattr(encode, "free_bytes", lambda path: 1_100_000)
     monkeypatch.setattr(encode.logging, "warning", lambda text, *values: warned.append(text % values))
     encode_into(tmp_path, "run", **TWO)
     told = capsys.readouterr().out

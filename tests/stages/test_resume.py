@@ -100,9 +100,11 @@ def test_what_is_written_is_not_recoded_again(tmp_path, monkeypatch):
         for name in FORMATS["release.formats"]:
             (job.release_dir(name) / "manifest.json").unlink()
         job.record("png8", 1).unlink()
-        seen, decoded = [], encode.data.decoded
+        seen, decoded = [], encode.sources.decoded
         monkeypatch.setattr(
-            encode.data, "decoded", lambda *given, **named: seen.append((given[2], named)) or decoded(*given, **named)
+            encode.sources,
+            "decoded",
+            lambda *given, **named: seen.append((given[2], named)) or decoded(*given, **named),
         )
         encode.run(job)
     taken = [list(indices) for indices, named in seen if named["ahead"] == job.config.batch_size]  # not the sample
