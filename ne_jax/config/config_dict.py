@@ -44,7 +44,7 @@ def _defaults(kind: type) -> ConfigDict:
 
 
 def checked(config: Any) -> Config:
-    """The frozen config of what get_config() gives. Raises UserError in one line that names the leaf that is unknown or wrong, and what it takes."""
+    """The frozen config of what get_config() gives. Raises UserError in one line that names the leaf that is unknown or wrong."""
     try:
         given = config.to_dict()
     except AttributeError as error:
