@@ -21,8 +21,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
+from ne_jax.config import Config, checked, command_line
+from ne_jax.config.tables import plain
 from ne_jax.errors import UserError
 from ne_jax.stages import malloc
 
@@ -41,7 +42,7 @@ _RUN = {
 }
 STAGES = tuple(stage for stage in _RUN if stage != "analyse")  # of "all"
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
+_CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder for everything that this run makes")
 _STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "analyse", "verify"), "what to do")
 _RELEASE = flags.DEFINE_string("release", None, "verify: folder of the release")
@@ -74,9 +75,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]}; every option starts with --")
     try:
-        config = _CONFIG.value and _CONFIG.value.copy_and_resolve_references()
-    except OSError as error:
-        raise _unreadable(error) from error
+        config = checked(_CONFIG.value) if _CONFIG.present else None
+    except OSError as error:  # of a file that cannot be read: ml_collections keeps it until here
+        raise command_line.mistake(error) from error
     from ne_jax.stages import compilation_cache
 
     compilation_cache.use(_COMPILATION_CACHE.value)
@@ -106,11 +107,10 @@ def main(argv: list[str]) -> None:
             sys.exit(1)
 
 
-def _verify(config: ConfigDict | None) -> int:
+def _verify(config: Config | None) -> int:
     """Exit status 0 for a release that holds, 1 for one that does not."""
     if _RELEASE.value is None:
         raise UserError("give --release=DIR, the folder that holds manifest.json")
-    from ne_jax.config import default
     from ne_jax.models.registry import SAMPLES
     from ne_jax.release import verify
     from ne_jax.release.manifest import read_manifest
@@ -119,7 +119,7 @@ def _verify(config: ConfigDict | None) -> int:
 
     release = pathlib.Path(_RELEASE.value)
     name = read_manifest(release).authorized.name
-    config = config or default()
+    config = config or Config()
     if name not in (*config.models, *SAMPLES):
         raise UserError(
             f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
@@ -131,20 +131,16 @@ def _verify(config: ConfigDict | None) -> int:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """absl's flags, with a config file's own faults told in one line too."""
+    """absl's flags, with --help that shows every leaf, and with mistakes told in one line."""
+    if "--help" in argv:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        print(f"\n--config.LEAF=VALUE, for these; docs/CONFIG.md and python -m ne_jax.config tell more:\n\n{plain()}")
+        sys.exit()
+    command_line.refuse_unknown(argv)
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    except OSError as error:
-        raise _unreadable(error) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # what ml_collections raises for bad leaves
-        raise UserError(f"--config: {str(error).splitlines()[0]}") from error
-
-
-def _unreadable(error: OSError) -> UserError:
-    """ml_collections tells that a config file cannot be read when it is first used, with the reason in the last line."""
-    return UserError(f"--config: {str(error).splitlines()[-1].strip()}")
+    except command_line.FAULTS as error:
+        raise command_line.mistake(error) from error
 
 
 def cli() -> None:

@@ -14,7 +14,6 @@ from unittest import mock
 
 import numpy as np
 from benchmark_pairs import Row, rate, ratio, seconds, spread
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ne_jax import config as configs
@@ -37,7 +36,7 @@ def write_photos(folder: pathlib.Path, count: int) -> None:
         crop.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{index:05d}.jpg", quality=90)
 
 
-def job_config(folder: pathlib.Path, release_format: str) -> ConfigDict:
+def job_config(folder: pathlib.Path, release_format: str) -> configs.Config:
     """DINOv2 ViT-S/14 and its exact null space; 8 bits at the strongest that fits."""
     config = configs.default()
     config.authorized, config.models = "dinov2_s14", {"dinov2_s14": _DINOV2}
@@ -46,7 +45,7 @@ def job_config(folder: pathlib.Path, release_format: str) -> ConfigDict:
     config.subspace.rule, config.subspace.value = "count", 204.0
     config.recode.psnr_db, config.recode.fit = 0.9, True
     config.release.formats = (release_format,)
-    return config
+    return configs.checked(config)
 
 
 def encode(repeats: int) -> dict[str, Row]:

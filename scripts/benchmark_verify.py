@@ -71,7 +71,7 @@ def damage(repeats: int) -> dict[str, Row]:
         "false": [],
     }
     with tempfile.TemporaryDirectory() as place:
-        job = open_job(config, pathlib.Path(place, "run"))
+        job = open_job(configs.checked(config), pathlib.Path(place, "run"))
         with job.lock:
             encode.run(job)
             check.run(job)

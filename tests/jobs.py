@@ -18,9 +18,8 @@ import absl.logging
 import jax
 import numpy as np
 from absl.testing import flagsaver
-from ml_collections import ConfigDict
 
-from ne_jax.config import default
+from ne_jax.config import Config, checked, default
 from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.subspace import Subspace
 from ne_jax.errors import UserError
@@ -46,11 +45,11 @@ def small_leaves(tmp_path: pathlib.Path, **leaves) -> dict:
     return small | {"recode.secret_file": str(secret)} | leaves
 
 
-def small_config(tmp_path: pathlib.Path, **leaves) -> ConfigDict:
+def small_config(tmp_path: pathlib.Path, **leaves) -> Config:
     """The config of `small_leaves`."""
     config = default()
     config.update_from_flattened_dict(small_leaves(tmp_path, **leaves))
-    return config
+    return checked(config)
 
 
 _FLOORS: dict[bytes, float] = {}

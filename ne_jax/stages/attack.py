@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -77,7 +78,7 @@ def run(job: Job) -> list[Attacked]:
 
 
 def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> Attacks:
-    scene, settings = _scene(job, release_format, readers), job.config.attack.to_dict()
+    scene, settings = _scene(job, release_format, readers), dataclasses.asdict(job.config.attack)
     del settings["only"], settings["external"]  # what was kept does not hang on them
     targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
     head = Head(

@@ -60,7 +60,7 @@ def publish(job: Job, release_format: str) -> None:
     index = write_index(folder, release_format, shape, counts, manifest.describe(facts))
     written = (files.read_json(path, ShardRecord).files.items() for path in paths)
     sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(written)))
-    settings = {key: job.config.release[key] or None for key in ("license", "creator", "url")}
+    settings = {key: getattr(job.config.release, key) or None for key in ("license", "creator", "url")}
     files.write_json(folder / manifest.MANIFEST, manifest.build(facts, *sums, **settings))
 
 
@@ -117,7 +117,7 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> manifest.Facts:
         directions=space.num_directions,
         sensitive_directions=space.total_directions - space.num_directions,
         design=design.name,
-        settings={key: settings[key] for key in design.told},
+        settings={key: getattr(settings, key) for key in design.told},
         replace=settings.replace,
         noise="one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
         psnr_db_asked=settings.psnr_db,

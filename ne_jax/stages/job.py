@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
@@ -44,7 +43,7 @@ class Job(NamedTuple):
     source: under the names that are released. lock: held while the job is.
     """
 
-    config: ConfigDict
+    config: configs.Config
     workdir: pathlib.Path
     authorized: Model
     also: tuple[Model, ...]
@@ -115,7 +114,7 @@ class Job(NamedTuple):
         return _sample(self.source, self.authorized)
 
 
-def _design(config: ConfigDict, release_format: str) -> Design:
+def _design(config: configs.Config, release_format: str) -> Design:
     return choose(config.recode.design, FORMATS[release_format].dtype)
 
 
@@ -123,7 +122,7 @@ def _readings(models: Sequence[Model], shape: tuple[int, int, int]) -> tuple[Rea
     return tuple(reading(model, shape) for model in models)
 
 
-def _secret(config: ConfigDict, workdir: pathlib.Path) -> bytes:
+def _secret(config: configs.Config, workdir: pathlib.Path) -> bytes:
     return owner_files.load_secret(pathlib.Path(config.recode.secret_file or workdir / "private" / owner_files.SECRET))
 
 
@@ -141,30 +140,24 @@ def _sample(source: sources.Source, model: Model, count: int = 64) -> np.ndarray
     return np.concatenate(found)
 
 
-def load_named(config: ConfigDict, name: str) -> Model:
+def load_named(config: configs.Config, name: str) -> Model:
     """A model by its name in the config's `models`, or a shipped one."""
     if name in config.models:
-        entry = config.models[name]
-        unknown = sorted(set(entry.keys()) - {"architecture", "checkpoint", "image_size", "preprocess"})
-        if unknown or "architecture" not in entry:
-            what = f"{unknown[0]} is unknown" if unknown else "architecture is missing"
-            raise UserError(f"models.{name}: {what}; give architecture, checkpoint, image_size or preprocess")
-        rules = entry.get("preprocess")
+        entry = config.model(name)
         return load_model(
             entry.architecture,
-            entry.get("checkpoint"),
+            entry.checkpoint,
             label=name,
-            image_size=entry.get("image_size"),
-            preprocess=None if rules is None else from_fields(rules.to_dict()),
+            image_size=entry.image_size,
+            preprocess=None if entry.preprocess is None else from_fields(entry.preprocess),
             cache=config.cache or None,
         )
     return load_model(name)
 
 
-def open_job(config: ConfigDict, workdir: pathlib.Path) -> Job:
-    """Check the config, claim the workdir for it, load the authorized model and choose the subspace. Close the job's lock to let
+def open_job(config: configs.Config, workdir: pathlib.Path) -> Job:
+    """Claim the workdir for the config, load the authorized model and choose the subspace. Close the job's lock to let
     another run in; where this raises, it is closed."""
-    configs.check(config)
     with contextlib.ExitStack() as held:
         lock = held.enter_context(_lock(config, workdir))
         _claim(config, workdir)
@@ -197,7 +190,7 @@ def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:
     return together([each.first_layer for each in (model, *also)], model.preprocess.image_shape)
 
 
-def _lock(config: ConfigDict, workdir: pathlib.Path) -> multihost.Lock:
+def _lock(config: configs.Config, workdir: pathlib.Path) -> multihost.Lock:
     """Lock the workdir; refuse one that another run is in, or that is among the images."""
     images = config.data.path
     if config.data.kind == "folder" and images and _real(workdir).is_relative_to(_real(images)):
@@ -211,7 +204,7 @@ def _lock(config: ConfigDict, workdir: pathlib.Path) -> multihost.Lock:
         raise UserError(f"workdir {workdir}: cannot write ({error.strerror}); give another --workdir") from error
 
 
-def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _claim(config: configs.Config, workdir: pathlib.Path) -> None:
     """Write the config into a new workdir; refuse one that was made with another."""
     path, flat = workdir / "config.json", configs.leaves(config)
     if path.is_file():
@@ -235,7 +228,7 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
-def _open_source(config: ConfigDict, workdir: pathlib.Path) -> sources.Source:
+def _open_source(config: configs.Config, workdir: pathlib.Path) -> sources.Source:
     """The source under the names that are released; refused if it is not the one that the workdir was made with."""
     rules = config.data
     limits = {"max_megapixels": rules.max_megapixels, "follow_links": rules.follow_links}

@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from ne_jax.config import checked
 from ne_jax.release import manifest
 from ne_jax.stages import check, encode, evaluate
 from ne_jax.stages.job import open_job
@@ -64,7 +65,7 @@ def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
     config.models, config.readers = ConfigDict(models), readers
     leaves = {"data.path": str(tree), "data.limit": 3, "batch_size": 3, "evaluate.curve_psnr_db": ()}
     config.update_from_flattened_dict(leaves | {"evaluate.baseline_images": 1} | dict(changes))
-    job = open_job(config, workdir)
+    job = open_job(checked(config), workdir)
     with job.lock:
         yield job
 

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import photos as config_file
+from ne_jax.config import checked
 from ne_jax.data import package_files, photographs, sources
 from ne_jax.errors import UserError
 from ne_jax.release import manifest, owner_files
@@ -50,7 +51,7 @@ def demo(tmp_path_factory):
     leaves = {"data.limit": 12, "batch_size": 12, "evaluate.curve_psnr_db": (), "evaluate.baseline_images": 4}
     config.update_from_flattened_dict(leaves)
     config.models = ConfigDict(config.models)
-    job = open_job(config, tmp_path_factory.mktemp("photos") / "run")
+    job = open_job(checked(config), tmp_path_factory.mktemp("photos") / "run")
     with job.lock:
         found = {"inspect": inspect_model.run(job), "skipped": encode.run(job), "check": check.run(job)}
         found["records"] = evaluate.run(job)

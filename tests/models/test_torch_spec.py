@@ -55,12 +55,11 @@ def test_what_only_flax_networks_have_is_told(stem, pixels, tmp_path):  # noqa: 
 
 def test_a_config_can_name_them(stem, tmp_path):
     """What `load_model` takes, a config can say: architecture, checkpoint and preprocessing; mistakes are one line."""
-    from ne_jax.config import default
+    from ne_jax.config import checked, default
     from ne_jax.stages.job import load_named
 
-    config = default()
     rules = {"size": 32, "mean": list(RULES.mean), "std": list(RULES.std)}
-    config.models = {
+    entries = {
         "mine": {"architecture": NAME, "checkpoint": str(stem[1]), "preprocess": rules},
         "graph": {"architecture": "onnx:", "checkpoint": str(stem[2]), "preprocess": rules},
         "typo": {"architecture": NAME, "checkpoin": "x"},
@@ -68,16 +67,22 @@ def test_a_config_can_name_them(stem, tmp_path):
         "rules": {"architecture": NAME, "preprocess": {"size": 32, "mean": [0.5], "sdt": [1.0]}},
         "choice": {"architecture": NAME, "preprocess": rules | {"resize": "stretch"}},
     }
+
+    def load(name):
+        config = default()
+        config.models = {name: entries[name]}
+        return load_named(checked(config), name)
+
     for name in ("mine", "graph"):
-        model = load_named(config, name)
+        model = load(name)
         assert (model.name, model.preprocess) == (name, RULES)
     told = {
-        "typo": "models.typo: checkpoin is unknown",
-        "empty": "models.empty: architecture is missing",
+        "typo": "models.typo.checkpoin.*did you mean models.typo.checkpoint",
+        "empty": "models.empty.architecture is missing",
         "rules": "preprocess: sdt is unknown; its fields are",
         "choice": "preprocess: resize is stretch; choose from squash",
     }
     for name, part in told.items():
         with pytest.raises(UserError, match=part) as caught:
-            load_named(config, name)
+            load(name)
         assert "\n" not in str(caught.value)

@@ -40,8 +40,7 @@ def context(make_layer) -> Context:
     """A job's view: no direction is exactly null, and the channels have different std, so that not all subspaces are alike."""
     layer, other = (make_layer(np.geomspace(1, 1e-3, 48), (4, 4, 3), seed=seed).layer for seed in (0, 1))
     space = low_sensitivity(spectrum(layer, (16, 16, 3)), "count", 24)
-    settings = config.default().recode
-    settings.update(steps=2, restore=1, surrogates=("other",))
+    settings = dataclasses.replace(config.Config().recode, steps=2, restore=1, surrogates=("other",))
     return Context(space, (layer,), (other,), lambda: (reader(0),), lambda: (reader(1),), settings, 0.03)
 
 
@@ -61,7 +60,7 @@ def test_a_record_is_whole(name):
     leads some away."""
     design = DESIGNS[name]
     assert design.name == name != "auto" and design.does and "\n" not in design.does
-    assert set(design.settings) <= set(config.default().recode.keys())
+    assert set(design.settings) <= vars(config.Config().recode).keys()
     assert set(design.told) <= set(design.settings) - {"replace"}
     assert design.needs_surrogates or not design.runs_networks
     assert hash(design) == hash(dataclasses.replace(design))
@@ -90,11 +89,12 @@ def test_gradients_grow_with_the_steps(name, context):
     design = DESIGNS[name]
     if design.gradients is None:
         return
-    settings = context.settings.copy_and_resolve_references()
-    few = design.gradients(settings)
-    settings.restarts = 2
-    assert few.surrogates == settings.steps and few.authorized in (0, 2 + 2 * 7)
-    assert design.gradients(settings) == (3 * few.surrogates, 3 * few.authorized)
+    few = design.gradients(context.settings)
+    assert few.surrogates == context.settings.steps and few.authorized in (0, 2 + 2 * 7)
+    assert design.gradients(dataclasses.replace(context.settings, restarts=2)) == (
+        3 * few.surrogates,
+        3 * few.authorized,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -344,16 +344,16 @@ def test_a_value_that_cannot_be_is_told(tmp_path, expected):
 @pytest.mark.parametrize(
     ("leaves", "expected"),
     [
-        ({"data.max_megapixels": 0.0}, "data.max_megapixels is 0; give a number above 0, such as 100"),
+        ({"data.max_megapixels": 0.0}, "data.max_megapixels is 0.0; give more than 0"),
         (
             {"data.kind": "video"},
             'data.kind "video" is unknown; choose fashion_mnist, folder, webdataset, tfds, photos',
         ),
-        ({"data.limit": -1}, "data.limit is -1; give the number of images, or 0 for all"),
+        ({"data.limit": -1}, "data.limit is -1; give at least 0"),
     ],
 )
 def test_a_source_that_cannot_be_is_told(tmp_path, leaves, expected):
-    """The same for what the source finds."""
+    """The same for what the source would find."""
     assert told(tmp_path, "run", **leaves).startswith(expected)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ne_jax import UserError, config
+from ne_jax import UserError
 from ne_jax.measure import answers
 from ne_jax.models.loading import load_model
 from ne_jax.release import manifest, verify
@@ -111,7 +111,7 @@ def test_two_models_are_authorized_at_once(tmp_path):
 def test_mistakes_are_told_in_one_line(tmp_path, leaves, told):
     """Each names the leaf and the way out."""
     with pytest.raises(UserError, match=told):
-        config.check(small_config(tmp_path, **leaves))
+        small_config(tmp_path, **leaves)
 
 
 def test_models_authorized_together_must_see_the_same(tmp_path):

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from ne_jax import UserError, config
+from ne_jax import UserError
 from ne_jax.models.loading import load_model
 from ne_jax.recoding.designs import DESIGNS
 from ne_jax.release import manifest, verify
@@ -104,8 +104,8 @@ def test_without_its_row_it_is_unknown(tmp_path):
     """And with it the config refuses what its record does not name."""
     leaves = {"recode.design": "checkerboard"}
     with without_its_row(), pytest.raises(UserError, match='"checkerboard" is unknown'):
-        config.check(small_config(tmp_path, **leaves))
+        small_config(tmp_path, **leaves)
     with its_row():
-        config.check(small_config(tmp_path, **leaves))
+        small_config(tmp_path, **leaves)
         with pytest.raises(UserError, match=r"recode\.replace does not go with recode\.design checkerboard"):
-            config.check(small_config(tmp_path, **leaves, **{"recode.replace": True}))
+            small_config(tmp_path, **leaves, **{"recode.replace": True})
