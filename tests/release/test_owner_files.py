@@ -206,7 +206,7 @@ def test_the_stages_after_it_work_on_opaque_names(tmp_path):
             lines = [json.loads(line) for line in (job.private_dir / owner_files.CERTIFICATES).read_text().splitlines()]
             margins = {former[names.index(line["image"])]: line["margin"] for line in lines}
             records = evaluate.run(job)
-            accuracy = {r["condition"]: r["value"] for r in records if r["metric"] == "accuracy"}
+            accuracy = {r.condition: r.value for r in records if r.metric == "accuracy"}
             found[opaque] = labels, stored, accuracy, {name: round(value, 4) for name, value in margins.items()}
     assert found[True] == found[False] and len(set(found[True][0].values())) > 3
 
