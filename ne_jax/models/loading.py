@@ -20,10 +20,10 @@ from ne_jax.data import package_files
 from ne_jax.data import preprocess as preprocessing
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.models.foreign import from_onnx as onnx_adapter
-from ne_jax.models.foreign import from_torch as torch_adapter
 from ne_jax.models.foreign import torch_spec
 from ne_jax.models.foreign.adapted_model import Adapted
+from ne_jax.models.foreign.from_onnx import from_onnx
+from ne_jax.models.foreign.from_torch import from_torch as adapted_torch
 from ne_jax.models.model import Model, Outputs, flax_forward
 from ne_jax.models.porting import checkpoints, orbax_store, tensor_files
 from ne_jax.models.porting.choose_format import Fit, as_published, choose, differences, fitting
@@ -234,7 +234,7 @@ def _adapted(name: str, checkpoint: str | os.PathLike | None, label: str, prepro
     elif path is None and not spec:
         raise UserError("model onnx: needs a graph: give its path as the checkpoint, or as onnx:PATH")
     else:
-        adapted = onnx_adapter.from_onnx(path or _local(spec), preprocess=preprocess)
+        adapted = from_onnx(path or _local(spec), preprocess=preprocess)
     return _foreign(adapted, name, label)
 
 
@@ -245,7 +245,7 @@ def from_torch(module: Any, first: str | None = None, *, preprocess: Preprocess,
     preprocess: what it wants done to an image. The hash is empty: there is no file.
     Raises UserError, in one line, for a module whose first layer is no plain convolution of the image.
     """
-    return _foreign(torch_adapter.from_torch(module, first, preprocess=preprocess), label, label)
+    return _foreign(adapted_torch(module, first, preprocess=preprocess), label, label)
 
 
 def _foreign(adapted: Adapted, architecture: str, label: str) -> Model:

@@ -16,7 +16,7 @@ from ne_jax.stages.job import open_job
 from tests.oracles import torch, transformers
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
-SWIN = dict(embed_dim=24, depths=[1, 1], num_heads=[2, 2], num_labels=1000)  # small: the adapter does not care
+SWIN = dict(embed_dim=24, depths=[1, 1], num_heads=[2, 2], num_labels=1000)  # small: `from_torch` does not care
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.models.foreign import from_torch as torch_adapter
+from ne_jax.models.foreign import from_torch as torch_module
 from ne_jax.models.foreign.adapted_model import pooled, same_padding
 from ne_jax.models.foreign.from_onnx import from_onnx
 from ne_jax.models.foreign.from_torch import from_torch
@@ -37,7 +37,7 @@ class Stem(nn.Module):
         self.fc = nn.Linear(10, 5)
 
     def forward(self, x):
-        x = torch.relu_(self.conv(x))  # in place, on the very output that the adapter looks at
+        x = torch.relu_(self.conv(x))  # in place, on the very output that `from_torch` looks at
         return self.fc(torch.cat([branch(x) for branch in self.branches], 1).relu().mean((2, 3)))
 
 
@@ -349,7 +349,7 @@ def test_an_absent_package_is_named(package, monkeypatch, tmp_path):
     }
     with pytest.raises(UserError, match=f"pip install {package}$"):
         calls[package]()
-    assert not hasattr(torch_adapter, package)
+    assert not hasattr(torch_module, package)
 
 
 def test_helpers():

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import ne_jax
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.models.foreign import from_onnx as onnx_adapter
+from ne_jax.models.foreign import from_onnx as onnx_module
 from ne_jax.models.foreign.from_onnx import from_onnx
 from tests.adapted import MEAN, RULES, STD, normalised, responds
 from tests.oracles import close
@@ -259,4 +259,4 @@ def test_an_absent_package_is_named(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=f"pip install {package}$"):
         from_onnx(path, preprocess=RULES8)
-    assert not hasattr(onnx_adapter, package)
+    assert not hasattr(onnx_module, package)
