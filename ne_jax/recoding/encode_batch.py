@@ -21,7 +21,7 @@ from ne_jax.recoding.design import Recipe
 # another order, and then an image's last bit would depend on the batch that it came in (contract 4). XLA makes another program where
 # several devices share one call, which changed the last bits of a boxed image on overlapping windows.
 _STEP = 16
-_FEW = 2  # instead, where networks run on a CPU, so that little is lost to padding
+_FEW = 1  # instead, where networks run on a CPU, so that nothing is lost to padding
 
 
 class Encoded(NamedTuple):
