@@ -6,6 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from ne_jax import UserError
 from ne_jax.models.loading import load_model
@@ -64,19 +65,18 @@ def test_what_the_design_refuses_is_told_and_left_out(made):
 def test_its_release_holds(made, release_format):
     """Every bound and prediction, for the owner and for a stranger whose software has no such design."""
     job, left, summary = made
-    assert summary[release_format]["bound_holds"] == summary[release_format]["n"] == 20 - left
+    assert summary[release_format].bound_holds == summary[release_format].n == 20 - left
     with without_its_row():
         found = verify.run(job.release_dir(release_format), load_model("vit_a"), job.private_dir)
-    assert found["holds"] and found["private"]["stand"] == 20 - left
+    assert found.holds and found.private.stand == 20 - left
 
 
 @pytest.mark.parametrize("release_format", FORMATS)
 def test_its_manifest_says_what_its_record_says(made, release_format):
     """Name, the settings that it reads, and what holds for all changes inside the subspace."""
     ne = manifest.read_manifest(made[0].release_dir(release_format))
-    assert (ne["design"], ne["steps"], ne["directions"]) == ("checkerboard", 2, made[0].space.num_directions)
-    assert "rounds" not in ne and "surrogates" not in ne and "warning" not in ne
-    assert "best_linear_white_box_reconstruction_db" in ne
+    assert (ne.design, ne.settings, ne.directions) == ("checkerboard", {"steps": 2}, made[0].space.num_directions)
+    assert ne.warning is UNSET and ne.best_linear_white_box_reconstruction_db is not UNSET
 
 
 def test_its_pixels_are_its_own(made):
