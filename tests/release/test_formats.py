@@ -178,14 +178,14 @@ def test_a_full_disk_leaves_whole_files_only(tmp_path, release_format):
     """A limit of the system strikes in the middle of a file: the error is one line, what was whole before stays, no part does."""
     images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
     kept, limits = formats.FORMATS[release_format], resource.getrlimit(resource.RLIMIT_FSIZE)
-    with ThreadPoolExecutor(1) as pool:
-        kept.write(tmp_path, 0, 2, ["a"], np.zeros((1, 6, 5, 3), kept.dtype), [{}], pool)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-        try:
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            kept.write(tmp_path, 0, 2, ["a"], np.zeros((1, 6, 5, 3), kept.dtype), [{}], pool)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
             with pytest.raises(UserError, match=f"^larger than a file may be here while writing {tmp_path}") as caught:
                 kept.write(tmp_path, 1, 2, ["b", "c"], images.astype(kept.dtype), [{}] * 2, pool)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 1 and "partial" not in files[0].name
