@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
-import logging
 import os
 import pathlib
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from unittest import mock
 
-import absl.logging
 import jax
 import numpy as np
-from absl.testing import flagsaver
 
 from ne_jax.config import Config, checked, default
 from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.subspace import Subspace
-from ne_jax.errors import UserError
 from ne_jax.release import reading
 from ne_jax.release.formats import FORMATS
 from ne_jax.stages import encode, finish_release
@@ -120,47 +114,6 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
 def main(*arguments: object) -> list[str]:
     """The main job's command."""
     return ["python", "-m", "ne_jax.main", *map(str, arguments)]
-
-
-@contextlib.contextmanager
-def _flags() -> Iterator[None]:
-    """absl's flags as they were, afterwards, but for those that modules defined which were imported in between."""
-    before = flagsaver.save_flag_values()
-    try:
-        yield
-    finally:
-        defined = flagsaver.save_flag_values()
-        of_modules = {name: value for name, value in defined.items() if not name.startswith("config.")}
-        flagsaver.restore_flag_values(of_modules | before)
-
-
-def call(*arguments: object) -> subprocess.CompletedProcess:
-    """The main job without a process of its own: what `run(main(*arguments))` gives, seconds sooner."""
-    from ne_jax import main as command  # its flags are of those tests alone that need them
-
-    out, err, log = io.StringIO(), io.StringIO(), absl.logging.get_absl_logger()
-    handler, status, words = logging.StreamHandler(err), 0, ["ne_jax.main", *map(str, arguments)]
-    log.addHandler(handler)
-    with (
-        mock.patch.dict(os.environ, ENVIRONMENT),
-        mock.patch.object(sys, "argv", words),  # where ml_collections looks for leaves of the config
-        mock.patch("ne_jax.stages.compilation_cache.use"),  # this process keeps its own options
-        contextlib.chdir(ROOT),
-        warnings.catch_warnings(),
-        _flags(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        warnings.filterwarnings("ignore", "the load_module")  # of ml_collections' own
-        try:
-            command.main(command._parse(words))
-        except SystemExit as end:
-            status = end.code
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-    log.removeHandler(handler)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def told(done: subprocess.CompletedProcess) -> str:

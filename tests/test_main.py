@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from ne_jax.release.manifest import read_manifest
-from tests import jobs
+from tests import in_process, jobs
 
 SMALL = [
     "--config.attack.suite=none",
@@ -19,7 +19,7 @@ def options(workdir, *arguments, config="configs/quickstart.py"):
 
 
 def call(workdir, *arguments, **config):
-    return jobs.call(*options(workdir, *arguments, **config))
+    return in_process.call(*options(workdir, *arguments, **config))
 
 
 def run(workdir, *arguments, **config):
@@ -114,8 +114,10 @@ def test_a_typo_in_a_config_file_is_told(tmp_path):
 
 def test_verify_needs_a_release(tmp_path):
     """Without a folder, and with one that is no release, it says what to give."""
-    assert jobs.told(jobs.call("--stage=verify")) == ("error: give --release=DIR, the folder that holds manifest.json")
-    line = jobs.told(jobs.call("--stage=verify", f"--release={tmp_path}"))
+    assert jobs.told(in_process.call("--stage=verify")) == (
+        "error: give --release=DIR, the folder that holds manifest.json"
+    )
+    line = jobs.told(in_process.call("--stage=verify", f"--release={tmp_path}"))
     assert line.startswith(f"error: {tmp_path}: no manifest.json, so no complete release")
 
 
@@ -123,12 +125,12 @@ def test_a_release_can_be_verified_by_command(finished):
     """By whoever has the folder alone, and by its owner; a file that changed makes the status 1."""
     folder, private = finished[0] / "releases" / "png8", finished[0] / "private"
     for arguments in ([], [f"--private={private}"]):
-        done = jobs.call("--stage=verify", f"--release={folder}", *arguments)
+        done = in_process.call("--stage=verify", f"--release={folder}", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
     picture = folder / "images" / "test" / "00003.png"
     kept = picture.read_bytes()
     picture.write_bytes((folder / "images" / "test" / "00004.png").read_bytes())
-    done = jobs.call("--stage=verify", f"--release={folder}")
+    done = in_process.call("--stage=verify", f"--release={folder}")
     picture.write_bytes(kept)
     assert done.returncode == 1 and "00003.png" in done.stdout and "Traceback" not in done.stderr
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -175,36 +176,19 @@ def test_a_system_error_is_known_by_its_number(tmp_path):
 @pytest.mark.parametrize("release_format", formats.FORMATS)
 def test_a_full_disk_leaves_whole_files_only(tmp_path, release_format):
     """A limit of the system strikes in the middle of a file: the error is one line, what was whole before stays, no part does."""
-    program = f"""
-        import resource, sys
-        import numpy as np
-        from concurrent.futures import ThreadPoolExecutor
-        from ne_jax.errors import UserError
-        from ne_jax.release import array_record, formats
-
-        images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
-        kept = formats.FORMATS["{release_format}"]
+    images = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), np.uint8)
+    kept, limits = formats.FORMATS[release_format], resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
         with ThreadPoolExecutor(1) as pool:
-            kept.write(sys.argv[1], 0, 2, ["a"], np.zeros((1, 6, 5, 3), kept.dtype), [{{}}], pool)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-            try:
-                kept.write(sys.argv[1], 1, 2, ["b", "c"], images.astype(kept.dtype), [{{}}] * 2, pool)
-            except UserError as error:
-                print(error)
-    """
-    program = program.replace("sys.argv[1]", "pathlib.Path(sys.argv[1])").replace(
-        "import resource,", "import pathlib, resource,"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
-        check=True, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
-    assert (
-        found.stdout.startswith(f"larger than a file may be here while writing {tmp_path}")
-        and found.stdout.count("\n") == 1
-    )
+            kept.write(tmp_path, 0, 2, ["a"], np.zeros((1, 6, 5, 3), kept.dtype), [{}], pool)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+            with pytest.raises(UserError, match=f"^larger than a file may be here while writing {tmp_path}") as caught:
+                kept.write(tmp_path, 1, 2, ["b", "c"], images.astype(kept.dtype), [{}] * 2, pool)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 1 and "partial" not in files[0].name, found.stderr
+    assert len(files) == 1 and "partial" not in files[0].name
 
 
 @pytest.mark.parametrize("release_format", formats.FORMATS)

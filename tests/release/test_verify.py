@@ -19,7 +19,7 @@ from ne_jax.models.model import flax_forward
 from ne_jax.release import reading, verify, writing
 from ne_jax.release.reasons import Reason, words
 from ne_jax.release.verdict import Standing, describe
-from tests import jobs
+from tests import in_process, jobs
 from tests.verified import FORMATS, PNG, TOGETHER, broken, edit, proved
 
 pytestmark = TOGETHER
@@ -371,7 +371,7 @@ def test_images_are_not_kept(job, monkeypatch):
 
 def test_exit_status(job, copy):
     """0 for a release that holds, 1 for a broken one, 2 for what cannot be proved; the report is on standard output."""
-    done = jobs.call("--stage=verify", f"--release={job.release_dir('png8')}", f"--private={job.private_dir}")
+    done = in_process.call("--stage=verify", f"--release={job.release_dir('png8')}", f"--private={job.private_dir}")
     assert done.returncode == 0 and done.stdout.endswith("the release holds\n") and "image/s" in done.stderr, (
         done.stderr
     )
@@ -381,5 +381,5 @@ def test_exit_status(job, copy):
     assert (
         done.returncode == 1 and f"{PNG}: is empty\n" in done.stdout and done.stdout.endswith("the release is BROKEN\n")
     )
-    done = jobs.call("--stage=verify", f"--release={folder}", f"--private={folder}")
+    done = in_process.call("--stage=verify", f"--release={folder}", f"--private={folder}")
     assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr

