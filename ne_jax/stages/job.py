@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import scipy.linalg.cython_lapack  # noqa: F401  # the LAPACK that jaxlib calls: what is loaded later, no limit of threads would hold
 from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
