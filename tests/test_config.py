@@ -1,16 +1,12 @@
 """The config: leaves that tell themselves, files and command lines that change them, and mistakes told in one line."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
-import warnings
-from unittest import mock
 
 import pytest
-from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 from ne_jax.config import Config, checked, default, first_difference, leaves
@@ -18,7 +14,7 @@ from ne_jax.config.schema import AttackConfig, ModelConfig, RecodeConfig
 from ne_jax.config.tables import markdown, plain
 from ne_jax.data import sources
 from ne_jax.errors import UserError
-from tests import jobs
+from tests import in_process, jobs
 
 # What version 0.1.0 wrote into WORKDIR/config.json for the defaults.
 OF_0_1_0 = {
@@ -197,23 +193,19 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, line):
     """Python's and ml_collections' faults with file and line, wrong values with the leaf; no traceback, exit status 2."""
     path = jobs.write_config(tmp_path / "config.py", {})
     path.write_text(path.read_text().replace("    config.update_from_flattened_dict({})\n", f"    {line}\n"))
-    found = jobs.told(jobs.call(f"--config={path}", f"--workdir={tmp_path / 'run'}"))
+    found = jobs.told(in_process.call(f"--config={path}", f"--workdir={tmp_path / 'run'}"))
     assert found == LINES[line].format(path=path) and not (tmp_path / "run").exists()
 
 
 def parsed(argument: str) -> dict:
     """The leaves that configs/quickstart.py and `argument` make."""
-    from ne_jax import main as command
+    from ne_jax import main
 
-    words = ["ne_jax.main", "--config=configs/quickstart.py", argument]
-    with (
-        mock.patch.object(sys, "argv", words),
-        contextlib.chdir(jobs.ROOT),
-        warnings.catch_warnings(action="ignore"),
-        flagsaver.flagsaver(),
-    ):
-        command._parse(words)
-        return leaves(checked(command._CONFIG.value))
+    def show(words: list[str]) -> None:
+        main._parse(words)
+        print(json.dumps(leaves(checked(main._CONFIG.value))))
+
+    return json.loads(in_process.finished(show, "--config=configs/quickstart.py", argument).stdout)
 
 
 FORMS = {
@@ -259,7 +251,7 @@ def test_a_leaf_on_the_command_line(argument):
 @pytest.mark.parametrize("argument", UNFIT)
 def test_a_mistake_on_the_command_line_is_one_line(argument):
     """With the leaf's name, what was given, and what is wanted."""
-    assert jobs.told(jobs.call("--config=configs/quickstart.py", argument)) == f"error: {UNFIT[argument]}"
+    assert jobs.told(in_process.call("--config=configs/quickstart.py", argument)) == f"error: {UNFIT[argument]}"
 
 
 @pytest.mark.parametrize("path", sorted((jobs.ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)

@@ -77,11 +77,11 @@ def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
         assert len(job.source.classes) == 1000 and job.authorized.architecture == "vit_b16"
         assert encode.run(job) == 0
         records = evaluate.run(job)
-    assert {(row["reader"], row["metric"]) for row in records} == {
+    assert {(row.reader, row.metric) for row in records} == {
         (reader, metric) for reader in readers for metric in ("accuracy", "agreement", "feature_cosine")
     }
-    rows = [r for r in records if (r["metric"], r["condition"]) == ("feature_cosine", "ne")]
-    cosines = {(row["reader"], row["release_format"]): row["value"] for row in rows}
+    rows = [r for r in records if (r.metric, r.condition) == ("feature_cosine", "ne")]
+    cosines = {(row.reader, row.release_format): row.value for row in rows}
     # Random networks: argmax hangs on a hair, features do not. No direction is exactly null here.
     assert min(cosines["vit_b16", "float32"], cosines["vit_b16", "png8"]) > 0.99
     assert max(cosines["convnext_t", "float32"], cosines["swin_b", "float32"]) < 0.7
@@ -100,6 +100,6 @@ def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
         summary = check.run(job)
         assert all(found.bound_holds == found.n == 3 and found.deviation == {} for found in summary.values())
         records = evaluate.run(job)
-    rows = [r for r in records if (r["metric"], r["reader"]) == ("feature_cosine", "resnet50")]
-    cosines = {(row["condition"], row["release_format"]): row["value"] for row in rows}
+    rows = [r for r in records if (r.metric, r.reader) == ("feature_cosine", "resnet50")]
+    cosines = {(row.condition, row.release_format): row.value for row in rows}
     assert all(cosines["ne", name] > cosines["gaussian", name] for name in ("float32", "png8"))
