@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -253,7 +253,7 @@ def _launched(
     """Batches, and by kind what the devices make of their whole images, in order."""
     secret, formats = job.secret(), {name for shard in shards.values() for name in shard.formats}
     recipes = {_kind(job, name): job.recipe(name) for name in formats}
-    size = job.config.batch_size
+    size, compiled = job.config.batch_size, set()
     stream = sources.decoded(job.source, job.authorized.preprocess, todo, job.config.data.workers, ahead=size)
     for rows in _grouped(stream, size):
         whole = [image.pixels for _, image in rows if not isinstance(image, BrokenImage)]
@@ -263,8 +263,17 @@ def _launched(
             keys = noise_keys(secret, pixels)
             kinds = {_kind(job, name) for index, _ in rows for name in shards[job.shard_of(index)].formats}
             for kind in kinds:
-                encoded[kind] = [pool.submit(_fetch, call) for call in encode_calls(keys, pixels, recipes[kind])]
+                encoded[kind] = _submitted(pool, encode_calls(keys, pixels, recipes[kind]), kind not in compiled)
+                compiled.add(kind)
         yield rows, encoded
+
+
+def _submitted(pool: ThreadPoolExecutor, calls: list[Callable[[], Encoded]], alone: bool) -> list[Future[Encoded]]:
+    """alone: the first call ends before the others begin, as it compiles what each of them would compile too."""
+    first = [pool.submit(_fetch, call) for call in calls[:1]]
+    if alone:
+        wait(first)
+    return first + [pool.submit(_fetch, call) for call in calls[1:]]
 
 
 def _fetch(call: Callable[[], Encoded]) -> Encoded:
