@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -37,10 +38,15 @@ class Family(NamedTuple):
     formats: Mapping[str, Format]
 
     def abstract(self, config: Any) -> tuple[nnx.GraphDef, nnx.State]:
-        """The module without numbers, in eval mode, in two."""
-        module = nnx.eval_shape(lambda: self.build(config, rngs=_OneKey()))
-        module.eval()
-        return nnx.split(module)
+        """The module without numbers, in eval mode, in two; the same ones each time, so change none of their leaves."""
+        return _abstract(self.build, config)
+
+
+@functools.cache  # a deep network takes a second, and an error's hint asks for all of them
+def _abstract(build: Callable[..., nnx.Module], config: Any) -> tuple[nnx.GraphDef, nnx.State]:
+    module = nnx.eval_shape(lambda: build(config, rngs=_OneKey()))
+    module.eval()
+    return nnx.split(module)
 
 
 FAMILIES = (
