@@ -141,6 +141,11 @@ def stored_statistics(column: dict[str, np.ndarray]) -> StoredStatistics:
     return StoredStatistics(**{name: tuple(np.percentile(column[name], (5, 50, 95)).tolist()) for name in names})
 
 
+def decibels(psnr_db: float | None) -> str:
+    """A strength, in dB; None is that of images which are as they were."""
+    return "infinite" if psnr_db is None else f"{psnr_db:z.1f}"
+
+
 def kept_in_words(found: SetCertificate) -> str:
     """What a release's summary says of the authorized model, run on the stored files."""
     cosine = f"cosine of features at least {found.feature_cosine_min:.4f} (median {found.feature_cosine_median:.4f})"

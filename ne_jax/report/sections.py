@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from ne_jax.config import leaves
 from ne_jax.measure.records import METRICS, Result
-from ne_jax.release.certificates import SetCertificate, kept_in_words
+from ne_jax.release.certificates import SetCertificate, decibels, kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
 from ne_jax.report import analysis_section, attack_sections, page
@@ -54,7 +54,7 @@ def _headline(job: Job, found: Gathered) -> dict[str, Any]:
         releases.append(
             {
                 "name": release_format,
-                "psnr_db": f"{certified.psnr_db_median:z.1f}",
+                "psnr_db": decibels(certified.psnr_db_median),
                 "n": f"{certified.n:,}",
                 "kept": kept_in_words(certified),
                 "others": ", ".join(f"{row.reader} {row.value:.1%}" for row in rows if row.reader != name),
