@@ -70,6 +70,7 @@ def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
         yield job
 
 
+@pytest.mark.slow  # the sibling below makes, reads and certifies a release of the same files
 def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     """The whole way, real sizes and formats: labels from 1,000 class folders, readers of four families, one of another framework."""
     readers = ("vit_b16", "resnet50", "convnext_t", "swin_b")

@@ -101,6 +101,7 @@ def test_norms_have_the_published_epsilon(pair):
     assert ours.norm.epsilon == published[-1] == (1e-12 if name == "hugging_face" else 1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_class_on_64_images():
     """Ported ConvNeXt-T ranks the same class first on 64 of 64 random images."""
     theirs = oracles.randomise(ORACLES["torchvision"]())

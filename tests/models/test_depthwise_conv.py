@@ -1,5 +1,7 @@
 """Depthwise convolution: another way to write the same sum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ def test_it_is_xla_s_convolution(padding, size, stride, shape):
     kernel = jnp.asarray(rng.standard_normal((size, size, 1, 6)), jnp.float32)
     settings = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 6}
 
+    @functools.partial(jax.jit, static_argnums=0)
     def value(convolve):
         out, pull = jax.vjp(lambda *args: convolve(*args, (stride, stride), padding, **settings), inputs, kernel)
         return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))

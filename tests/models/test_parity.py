@@ -90,6 +90,7 @@ class Row(NamedTuple):
     places: Places
     statistics: tuple = IMAGENET
     main: bool = False
+    slow: bool = False
     limit: float = 1e-4
 
 
@@ -107,22 +108,24 @@ ROWS = {
     "ResNet-50, transformers": of_hub(
         "resnet50", T.ResNetForImageClassification, T.ResNetConfig(num_labels=1000), save=save_sharded
     ),
-    "ResNet-152, torchvision": Row("resnet152", torchvision.models.resnet152, save_torchvision, OF_RESNET, limit=1e-3),
+    "ResNet-152, torchvision": Row(
+        "resnet152", torchvision.models.resnet152, save_torchvision, OF_RESNET, limit=1e-3, slow=True
+    ),
     "ViT-B/16, timm": of_timm("vit_b16", "vit_base_patch16_224", statistics=HALF, main=True),
     "ViT-B/16, transformers": of_hub(
         "vit_b16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000), save=save_sharded, statistics=HALF
     ),
     "ViT-B/16, torchvision": Row("vit_b16", torchvision.models.vit_b_16, save_torchvision, OF_TORCHVISION),
-    "ViT-L/16, timm": of_timm("vit_l16", "vit_large_patch16_224", statistics=HALF, limit=1e-3),
-    "DeiT-B, timm": of_timm("deit_b16", "deit_base_patch16_224", main=True),
-    "DeiT-B, transformers": of_hub("deit_b16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000)),
+    "ViT-L/16, timm": of_timm("vit_l16", "vit_large_patch16_224", statistics=HALF, limit=1e-3, slow=True),
+    "DeiT-B, timm": of_timm("deit_b16", "deit_base_patch16_224", main=True, slow=True),
+    "DeiT-B, transformers": of_hub("deit_b16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000), slow=True),
     "DeiT-S distilled, timm": of_timm("deit_s16_distilled", "deit_small_distilled_patch16_224"),
     "DeiT-S distilled, transformers": of_hub(
         "deit_s16_distilled", T.DeiTForImageClassificationWithTeacher, T.DeiTConfig(num_labels=1000, **SMALL)
     ),
     "DINOv2-S, transformers": of_hub("dinov2_s14", T.Dinov2Model, T.Dinov2Config(**DINO), main=True),
     "DINOv2-S with a head, transformers": of_hub(
-        "dinov2_s14", T.Dinov2ForImageClassification, T.Dinov2Config(num_labels=1000, **DINO)
+        "dinov2_s14", T.Dinov2ForImageClassification, T.Dinov2Config(num_labels=1000, **DINO), slow=True
     ),
     "DINOv2-S with registers, transformers": of_hub(
         "dinov2_s14_reg4", T.Dinov2WithRegistersModel, T.Dinov2WithRegistersConfig(**DINO)
@@ -143,9 +146,8 @@ def calibrated(model: Any) -> Any:
 
 
 def row_marks(name: str) -> list:
-    """One process a row, which builds its networks once; the deepest only when asked for, as their shallower siblings say the same."""
-    deepest = [pytest.mark.slow] if ROWS[name].limit > 1e-4 else []
-    return [pytest.mark.xdist_group(f"parity of {name}"), *deepest]
+    """One process a row, which builds its networks once; some only when asked for, of which another row says the same in less time."""
+    return [pytest.mark.xdist_group(f"parity of {name}"), *([pytest.mark.slow] if ROWS[name].slow else [])]
 
 
 class Pair(NamedTuple):

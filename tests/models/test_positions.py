@@ -114,7 +114,7 @@ def test_what_is_no_square_grid_of_that_width_is_refused(shape):
     assert positions.fit(positions.bicubic)(np.zeros(shape, np.float32), (1, 17, 4)) is None
 
 
-@pytest.mark.parametrize("size", [160, 352])
+@pytest.mark.parametrize("size", [160, pytest.param(352, marks=pytest.mark.slow)])
 def test_another_size_is_as_transformers_does_it(tmp_path, size):
     """ViT: image_size=160 or 352 gives transformers' logits with interpolate_pos_encoding=True."""
     config = transformers.ViTConfig(
@@ -146,8 +146,8 @@ def test_dinov2_s_large_positions_are_resized_as_transformers_does_it(tmp_path, 
     ("name", "theirs", "size", "statistics"),
     [
         ("vit_s32", "vit_small_patch32_224", 160, HALF),
-        ("vit_s32", "vit_small_patch32_224", 352, HALF),
-        ("deit_s16_distilled", "deit_small_distilled_patch16_224", 160, IMAGENET),
+        pytest.param("vit_s32", "vit_small_patch32_224", 352, HALF, marks=pytest.mark.slow),
+        pytest.param("deit_s16_distilled", "deit_small_distilled_patch16_224", 160, IMAGENET, marks=pytest.mark.slow),
         ("dinov2_s14_reg4", "vit_small_patch14_reg4_dinov2", 168, IMAGENET),
     ],
 )

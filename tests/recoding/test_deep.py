@@ -20,7 +20,7 @@ SHAPE, COUNT, DB = (112, 112, 1), 12, 16.0
 DEEP = {
     "authorized": "resnet_a", "subspace.rule": "count", "subspace.value": 200.0, "readers": ("resnet_a", "vit_a"),
     "recode.design": "deep", "recode.surrogates": ("vit_a",), "recode.psnr_db": DB, "release.formats": ("png8",),
-    "data.limit": 4,
+    "data.limit": 4, "recode.steps": 8,
 }  # fmt: skip
 
 
@@ -80,8 +80,7 @@ def test_an_image_is_the_same_in_any_batch(found, pixels):
 
 def test_what_cannot_be_kept_is_told_and_not_released(tmp_path):
     """A budget that no image meets: every image is reported with the way out, and none is in the release."""
-    leaves = DEEP | {"recode.steps": 2, "recode.restore": 1, "recode.logit_gap": 1e-6}
-    with opened(tmp_path, "run", **leaves) as job:
+    with opened(tmp_path, "run", **DEEP | {"recode.logit_gap": 1e-6}) as job:
         with pytest.raises(errors.UserError, match="not protected at this strength"):
             encode.run(job)
         assert manifest.read_manifest(job.release_dir("png8")).images == 0
@@ -89,7 +88,7 @@ def test_what_cannot_be_kept_is_told_and_not_released(tmp_path):
 
 def test_an_encoded_release_says_how_it_was_made(tmp_path):
     """The manifest names design, surrogates and budget; all four images are there."""
-    with opened(tmp_path, "run", **DEEP | {"recode.steps": 8}) as job:
+    with opened(tmp_path, "run", **DEEP) as job:
         assert encode.run(job) == 0
         ne = manifest.read_manifest(job.release_dir("png8"))
     assert (ne.design, ne.images, ne.settings["surrogates"], ne.settings["steps"]) == ("deep", 4, ["vit_a"], 8)
