@@ -181,10 +181,11 @@ def test_tfds_array_record_is_read_without_tensorflow(tmp_path, shape):
 def test_tfds_labels_are_read_when_asked_for_and_decode_nothing(tmp_path, monkeypatch):
     """Encoded images go through the rule of `images`; opening reads no record, labels read each of `limit` records once."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.data_sources import base
 
     levels = {picture(level): level for level in range(0, 250, 25)}
     path = prepare(tmp_path, tfds.features.Image(shape=(None, None, 1)), [*levels, b"no image"])
-    rows = tfds.core.data_sources.base.BaseDataSource
+    rows = base.BaseDataSource
     real, seen = rows.__getitem__, []
     monkeypatch.setattr(rows, "__getitem__", lambda self, key: seen.append(key) or real(self, key))
     monkeypatch.setattr(tfds.features.Image, "decode_example_np", None)  # nobody decodes but us
