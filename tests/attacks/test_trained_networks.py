@@ -56,7 +56,8 @@ def test_a_blind_spot_does_not_see_what_it_predicts(blind, hide):
     """The gradient of the hidden pixels' predictions is zero at every hidden pixel, and not at the visible ones."""
     hidden = jnp.asarray(hidden_sets(np.random.default_rng(1), PATCH, 4, (16, 16), hide) == 2).astype(jnp.float32)
     images = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
-    gradient = jax.grad(lambda x: jnp.sum(predict(*blind, x, hidden, (4, 4)) * hidden[:, :, None]))(images)[0]
+    seen = jax.jit(jax.grad(lambda x: jnp.sum(predict(*blind, x, hidden, (4, 4)) * hidden[:, :, None])))
+    gradient = seen(images)[0]
     assert jnp.all(gradient[hidden == 1] == 0)
     assert jnp.mean(jnp.any(gradient != 0, axis=-1)[hidden == 0]) > 0.9
 
@@ -79,6 +80,7 @@ def test_neighbours_of_a_hidden_patch_are_seen():
     assert (whole[1:, 1:] != whole[:-1, :-1]).all() and (whole[1:, :-1] != whole[:-1, 1:]).all()
 
 
+@pytest.mark.slow  # what it sees, and that its seed decides, is always tested
 def test_blind_spot_learns_from_noise_alone(clean, noisy):
     """Trained on releases, never on a clean pixel, it is nearer to the clean images than the mean of what surrounds a hidden patch, with
     which it starts, and far nearer than the release."""

@@ -13,6 +13,7 @@ from scipy.special import erf
 
 from ne_jax import FirstLayer
 from ne_jax.models.families import resnet, vit, vit_formats
+from ne_jax.models.registry import Family
 
 EPS = float(np.finfo(np.float32).eps)
 FAMILIES = {
@@ -34,7 +35,7 @@ FEATURES = nnx.jit(lambda model, images: model.pool(model.encode(images)))
 
 
 def abstract(family: str, config) -> nnx.Module:
-    return nnx.eval_shape(lambda: FAMILIES[family][0](config, rngs=nnx.Rngs(0)))
+    return nnx.merge(*Family(FAMILIES[family][0], {}, {}).abstract(config))
 
 
 def image_batch(config, count=3, seed=0) -> jax.Array:
