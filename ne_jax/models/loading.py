@@ -92,15 +92,15 @@ def save_model(model: Model, path: str | os.PathLike) -> None:
     """Write a ported model as an orbax folder that `load_model` reads. Raises UserError if `path` exists."""
     if model.graphdef is None:
         raise UserError(f"{model.name} is no Flax network; its own file is its checkpoint")
-    note = {
-        "architecture": model.architecture,
-        "publisher": model.publisher,
-        "image_size": model.preprocess.size,
-        "num_classes": model.num_classes,
-        "preprocess": dataclasses.asdict(model.preprocess),
-        "sha256": model.sha256,
-        "notes": list(model.notes),
-    }
+    note = orbax_store.Note(
+        architecture=model.architecture,
+        publisher=model.publisher,
+        image_size=model.preprocess.size,
+        num_classes=model.num_classes,
+        preprocess=dataclasses.asdict(model.preprocess),
+        sha256=model.sha256,
+        notes=list(model.notes),
+    )
     orbax_store.save(path, model.state, note)
 
 
@@ -188,17 +188,17 @@ def _ported(label: str, request: _Request, fit: Fit, file: TensorFile) -> tuple[
 def _restored(path: pathlib.Path, request: _Request) -> Model:
     """A model from an orbax folder of ours."""
     note = orbax_store.read_note(path)
-    if note["architecture"] != request.architecture:
-        raise UserError(f"checkpoint {path} is of {note['architecture']}, not {request.architecture}")
-    if request.image_size not in (None, note["image_size"]):
-        raise UserError(f"checkpoint {path} is for images of {note['image_size']} pixels; port its source again")
-    config = dataclasses.replace(request.config, image_size=note["image_size"], num_classes=note["num_classes"])
-    fit = as_published(request.family, config, note["publisher"])
+    if note.architecture != request.architecture:
+        raise UserError(f"checkpoint {path} is of {note.architecture}, not {request.architecture}")
+    if request.image_size not in (None, note.image_size):
+        raise UserError(f"checkpoint {path} is for images of {note.image_size} pixels; port its source again")
+    config = dataclasses.replace(request.config, image_size=note.image_size, num_classes=note.num_classes)
+    fit = as_published(request.family, config, note.publisher)
     graphdef, abstract = request.family.abstract(fit.config)
     label = f"checkpoint {path} for {request.architecture}"
     state = orbax_store.restore(path, abstract, request.sharding, label)
-    preprocess = request.preprocess or preprocessing.from_fields(note["preprocess"])
-    return _model(request, fit, graphdef, state, preprocess, lambda: note["sha256"], note["notes"])
+    preprocess = request.preprocess or preprocessing.from_fields(note.preprocess)
+    return _model(request, fit, graphdef, state, preprocess, lambda: note.sha256, note.notes)
 
 
 def _model(

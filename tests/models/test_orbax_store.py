@@ -63,7 +63,7 @@ def test_a_store_is_not_overwritten(store):
     """Saving where something is already is refused, and leaves it."""
     with pytest.raises(UserError, match=rf"^{store} exists; give another folder, or remove it$"):
         save_model(load_model("vit_a"), store)
-    assert orbax_store.read_note(store)["architecture"] == "resnet_fashion"
+    assert orbax_store.read_note(store).architecture == "resnet_fashion"
 
 
 def test_the_cache_restores_without_porting(tmp_path, monkeypatch):
@@ -180,8 +180,8 @@ def test_every_fault_of_a_store_is_told(tmp_path):
     """A store whose note lies: missing, surplus and misshapen leaves together, in one line."""
     model = load_model("resnet_a")
     flat = {path: leaf for path, leaf in nnx.to_flat_state(model.state) if path != ("head", "bias")}
-    note = {"architecture": "resnet_fashion", "publisher": "torchvision", "image_size": 112, "num_classes": 12}
-    note |= {"preprocess": {}, "sha256": "", "notes": []}
+    names = {"architecture": "resnet_fashion", "publisher": "torchvision", "sha256": ""}
+    note = orbax_store.Note(**names, image_size=112, num_classes=12, preprocess={}, notes=[])
     flat["head", "extra"] = flat["head", "kernel"]
     orbax_store.save(tmp_path / "store", nnx.from_flat_state(flat), note)
     with pytest.raises(UserError) as caught:

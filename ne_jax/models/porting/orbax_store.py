@@ -12,9 +12,23 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from ne_jax.errors import UserError
+from ne_jax.files import Record
 from ne_jax.models.porting.checkpoints import Misfit, flat_leaves
 
 _NOTE = "ne_jax"
+
+
+class Note(Record, kw_only=True):
+    """Where a ported network came from: its architecture, whose names its file had, and the file's SHA-256; side of its input, pixels;
+    the fields of its `Preprocess`; and what loading had to say."""
+
+    architecture: str
+    publisher: str
+    image_size: int
+    num_classes: int
+    preprocess: dict[str, Any]
+    sha256: str
+    notes: list[str]
 
 
 def is_store(path: str | os.PathLike) -> bool:
@@ -22,8 +36,8 @@ def is_store(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / "_CHECKPOINT_METADATA").is_file()
 
 
-def save(path: str | os.PathLike, state: Any, note: dict[str, Any]) -> None:
-    """Write `state` and `note` (JSON values) as a new folder. Raises UserError if there is something already."""
+def save(path: str | os.PathLike, state: Any, note: Note) -> None:
+    """Write `state` and `note` as a new folder. Raises UserError if there is something already."""
     path = pathlib.Path(path).absolute()
     if path.exists():
         raise UserError(f"{path} exists; give another folder, or remove it")
@@ -31,17 +45,17 @@ def save(path: str | os.PathLike, state: Any, note: dict[str, Any]) -> None:
     leaves, paths = dict(nnx.to_flat_state(state)), flat_leaves(state)
     with ocp.StandardCheckpointer() as checkpointer:
         tree = {name: leaves[place][...] for name, place in paths.items()}
-        checkpointer.save(path, tree, custom_metadata={_NOTE: note})
+        checkpointer.save(path, tree, custom_metadata={_NOTE: note.to_json()})
 
 
-def read_note(path: str | os.PathLike) -> dict[str, Any]:
-    """The note of a folder. Raises UserError for an orbax checkpoint that is not ours."""
+def read_note(path: str | os.PathLike) -> Note:
+    """The note of a folder. Raises UserError for an orbax checkpoint that is not ours, and for a note that is not whole."""
     with ocp.StandardCheckpointer() as checkpointer:
         found = checkpointer.metadata(pathlib.Path(path).absolute())
     note = (found.custom_metadata or {}).get(_NOTE)
     if note is None:
         raise UserError(f"checkpoint {path}: an orbax checkpoint, but not of scripts/port_checkpoint.py; port it first")
-    return note
+    return Note.from_json(note, f"checkpoint {path}")
 
 
 def restore(path: str | os.PathLike, abstract: Any, sharding: jax.sharding.Sharding | None, label: str) -> Any:
