@@ -14,6 +14,6 @@ kind="$(uname -m)-$( (grep -m 2 -E "^(model name|flags|CPU part|Features)" /proc
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-${XDG_CACHE_HOME:-$HOME/.cache}/ne_jax/tests/$kind}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.2}"
 export JAX_COMPILATION_CACHE_MAX_SIZE="${JAX_COMPILATION_CACHE_MAX_SIZE:-2147483648}" # of all; and so JAX locks what it reads and writes
-# One process a core, and what shares a fixture in one process; each keeps to one thread where a library asks.
+# One process a core (tests/schedule.py says what each runs), which keeps to one thread where a library asks.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .venv/bin/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder "${chosen[@]}" "$@"
+exec .venv/bin/python -m pytest -n auto --no-loadscope-reorder "${chosen[@]}" "$@"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,32 +18,11 @@ import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import ne_jax  # noqa: E402
+from tests.schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: E402, F401  hooks
 from tests.verified import copy, job  # noqa: E402, F401  fixtures of test_verify and test_damage
-
-HERE = pathlib.Path(__file__).parent
-LONGEST = (
-    "stages/test_attack.py",
-    "models/test_parity.py",
-)
 
 hypothesis.settings.register_profile("ne_jax", deadline=None, max_examples=20, database=None, derandomize=True)
 hypothesis.settings.load_profile("ne_jax")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares fixtures goes to one process: the tests of a file, unless it is marked `spread`, or a group is named.
-
-    Files that take longest begin, so that no process ends long after the others.
-    """
-    for item in items:
-        if not any(item.iter_markers("xdist_group")) and not any(item.iter_markers("spread")):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).as_posix()))
-    items.sort(key=lambda item: _place(item.path.relative_to(HERE).as_posix()))
-
-
-def _place(file: str) -> int:
-    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
 
 class Chosen(NamedTuple):

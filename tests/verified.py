@@ -14,7 +14,6 @@ from tests import jobs
 
 FORMATS = ("png8", "float32", "webdataset", "array_record")
 PNG = "images/test/00003.png"
-TOGETHER = pytest.mark.xdist_group("verified")  # whose `job` takes longer to make than to verify
 
 
 def encoded(workdir, **leaves):

@@ -146,8 +146,8 @@ def calibrated(model: Any) -> Any:
 
 
 def row_marks(name: str) -> list:
-    """One process a row, which builds its networks once; some only when asked for, of which another row says the same in less time."""
-    return [pytest.mark.xdist_group(f"parity of {name}"), *([pytest.mark.slow] if ROWS[name].slow else [])]
+    """Some only when asked for: another row says the same in less time."""
+    return [pytest.mark.slow] if ROWS[name].slow else []
 
 
 class Pair(NamedTuple):

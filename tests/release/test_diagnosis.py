@@ -12,9 +12,8 @@ from PIL import Image, ImageFilter
 from ne_jax.release import reading
 from ne_jax.release.reasons import WORDS, Reason, words
 from ne_jax.release.verdict import describe
-from tests.verified import PNG, TOGETHER, broken, edit, encoded, proved
+from tests.verified import PNG, broken, edit, encoded, proved
 
-pytestmark = TOGETHER
 GONE, UNCLEAR = WORDS["noise gone"], WORDS["unclear"]
 
 

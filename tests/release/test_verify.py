@@ -20,9 +20,7 @@ from ne_jax.release import reading, verify, writing
 from ne_jax.release.reasons import Reason, words
 from ne_jax.release.verdict import Standing, describe
 from tests import in_process, jobs
-from tests.verified import FORMATS, PNG, TOGETHER, broken, edit, proved
-
-pytestmark = TOGETHER
+from tests.verified import FORMATS, PNG, broken, edit, proved
 
 
 @pytest.mark.parametrize("private", [False, True])
