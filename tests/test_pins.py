@@ -19,7 +19,10 @@ def test_keys_are_what_they_were():
     assert pins.keys() == KNOWN["keys"]
 
 
-@pytest.mark.parametrize("name", pins.JOBS)
+# Designs that ascend take longest, of the others each has its own pin.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("guided", "deep"))) for name in pins.JOBS]
+)
 def test_bytes_are_what_they_were(name, tmp_path):
     """Files, manifests, certificates and records of a small job, whatever was rebuilt in between."""
     if pins.processor() not in KNOWN:

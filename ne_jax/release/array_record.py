@@ -6,7 +6,9 @@ import errno
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from array_record.python import array_record_module
@@ -19,18 +21,30 @@ TFDS_FOLDER = f"{TFDS_NAME}/{TFDS_VERSION}"
 _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
-def _features(shape: tuple[int, ...]):
-    import tensorflow_datasets as tfds  # here, because it takes half a second
+_LOADING = threading.Lock()
 
+
+def _tfds() -> ModuleType:
+    """TFDS, whole, which takes half a second. While it loads, it changes what `import` does for all threads, and has a lock of its own
+    beside Python's: a second thread that imports it meanwhile and the first would wait for each other for ever."""
+    with _LOADING:
+        import tensorflow_datasets as tfds
+        import tensorflow_datasets.core.features
+        import tensorflow_datasets.proto.tf_example_generated_pb2  # noqa: F401
+
+        return tfds
+
+
+def _features(shape: tuple[int, ...]):
+    tfds = _tfds()
     image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
     return tfds.features.FeaturesDict({"image": image, "name": tfds.features.Text()})
 
 
 def write(release: pathlib.Path, shard, num_shards, names, images, metadata, pool) -> dict[str, str]:
     """A shard, as `Format.write` says."""
-    from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
-
     features = _features(images.shape[1:])
+    from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
     def fill(partial: pathlib.Path) -> None:
         try:
@@ -66,9 +80,9 @@ def read(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tu
 
 def write_index(release: pathlib.Path, shape: Sequence[int], counts: Sequence[int], description: str) -> dict[str, str]:
     """The two files of TFDS's metadata. Gives their SHA-256 by path. shape: of an image. counts: images of each shard, in order."""
-    import tensorflow_datasets as tfds
     from google.protobuf import json_format
 
+    tfds = _tfds()
     folder, features = release / TFDS_FOLDER, _features(tuple(shape))
     template = tfds.core.ShardedFileTemplate(
         folder, dataset_name=TFDS_NAME, split=_SPLIT, filetype_suffix="array_record"

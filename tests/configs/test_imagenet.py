@@ -70,7 +70,7 @@ def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
         yield job
 
 
-@pytest.mark.slow  # the sibling below makes, reads and certifies a release of the same files
+@pytest.mark.slow  # test_photographs.py goes the same way with published weights of real size
 def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     """The whole way, real sizes and formats: labels from 1,000 class folders, readers of four families, one of another framework."""
     readers = ("vit_b16", "resnet50", "convnext_t", "swin_b")
@@ -90,6 +90,7 @@ def test_vit_b16_from_checkpoint_to_accuracy(tree, checkpoints, tmp_path):
     assert kept.image_shape == (224, 224, 3) and kept.psnr_db_realised.median == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow  # test_photographs.py does the same with an EfficientNet, whose stem overlaps, too
 def test_resnet50_from_checkpoint_to_certificates(tree, checkpoints, tmp_path):
     """A stem whose windows overlap, at real size: the release is of images, its bound holds, and the weak end of the curve is kept
     better than white noise of the same strength would."""

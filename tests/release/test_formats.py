@@ -202,3 +202,32 @@ def test_an_interrupt_leaves_no_file_under_the_final_name(tmp_path, monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         write_shards(tmp_path, release_format, ["a"], stored(release_format, 1), shards=((0, 1),))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+# While TFDS is loaded, etils puts another import in the place of Python's, for all threads. The second thread begins right then.
+TWO_THREADS = """
+import contextlib, sys, threading, time
+from etils import epy
+
+@contextlib.contextmanager
+def lazy_imports(*given, real=epy.lazy_imports, **named):
+    with real(*given, **named):
+        yield
+        if "tensorflow_datasets" in sys.modules and not second.ident:
+            second.start()
+            time.sleep(1)
+
+epy.lazy_imports = lazy_imports
+from ne_jax.release import array_record
+
+first, second = (threading.Thread(target=array_record._features, args=((4, 4, 1),), daemon=True) for _ in range(2))
+first.start()
+first.join(30)
+print(second.ident is not None, first.is_alive(), second.is_alive())
+"""
+
+
+def test_two_threads_may_read_array_record_first():
+    """Each has it: TFDS, loaded by two threads at once, kept both waiting for each other for ever."""
+    done = subprocess.run([sys.executable, "-c", TWO_THREADS], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True False False\n"

@@ -112,6 +112,7 @@ def test_what_is_written_is_not_recoded_again(tmp_path, monkeypatch):
 
 
 DICE = random.Random(7)
+NEARLY_ALL = 35  # of 45 records: a kill comes no later, however fast the machine is
 ENDS = {
     "once": [("records", 3)],
     "often": [("records", 3), ("seconds", DICE.uniform(0.5, 4)), ("records", 25), ("seconds", DICE.uniform(2, 4))],
@@ -130,13 +131,14 @@ def test_kill_9(tmp_path, ends):
         with jobs.start(command, **cache) as process:
             until = time.monotonic() + (amount if what == "seconds" else 60)
             while time.monotonic() < until and process.poll() is None:
-                if what == "records" and len(list(workdir.rglob("progress/*/*.json"))) >= amount:
+                written = len(list(workdir.rglob("progress/*/*.json")))
+                if written >= (amount if what == "records" else NEARLY_ALL):
                     break
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
         left.append(len(list(workdir.rglob("progress/*/*.json"))))
         assert process.returncode == -signal.SIGKILL
-    assert left == sorted(left) and 3 <= left[0] <= left[-1] < 45 and (ends == "once" or left[0] < left[2])
+    assert left == sorted(left) and 3 <= left[0] <= left[-1] < 45 and (ends == "once" or left[2] >= 25)
     done = jobs.run(command, **cache)
     assert done.returncode == 0, done.stderr
     assert contents(workdir) == contents(encode_into(tmp_path, "whole", **SIXTY).workdir)
