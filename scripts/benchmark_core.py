@@ -47,7 +47,7 @@ def _step(one, keys, images):
 
 def _inputs():
     pixels = np.random.default_rng(1).integers(0, 256, (BATCH, *SHAPE), np.uint8)
-    return pixels, noise_keys(bytes(32), pixels), jnp.asarray(pixels, jnp.float32) / 255
+    return pixels, noise_keys(bytes(32), b"", pixels), jnp.asarray(pixels, jnp.float32) / 255
 
 
 def _torch(pixels: np.ndarray, numbers: int, directions: int):

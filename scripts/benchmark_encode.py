@@ -84,7 +84,7 @@ def _timed(job: Job, repeats: int) -> dict[str, list[float]]:
         stage._encode_shards(job, [release_format])
 
     def copied() -> None:
-        with mock.patch.object(stage, "encode_calls", again), mock.patch.object(stage, "noise_keys", lambda *_: None):
+        with mock.patch.object(stage, "encode_calls", again), mock.patch.object(stage, "keys_of", lambda *_: None):
             run()
 
     with mock.patch.object(stage, "encode_calls", keep):

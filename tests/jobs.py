@@ -32,10 +32,12 @@ OVERLAPPING = {"authorized": "resnet_a", "subspace.rule": "count", "subspace.val
 
 
 def small_leaves(tmp_path: pathlib.Path, **leaves) -> dict:
-    """20 images of the embedded set in shards of 8, under a fixed secret, and what `leaves` says."""
+    """20 images of the embedded set in shards of 8, under a fixed secret, and what `leaves` says. Tests release one image in many
+    artefacts."""
     secret = tmp_path / "secret.key"
     secret.write_text(SECRET)
     small = {"data.limit": 20, "batch_size": 6, "release.shard_size": 8, "recode.fit": True}
+    small |= {"release.formats": ("float32", "png8"), "release.again": True}
     return small | {"recode.secret_file": str(secret)} | leaves
 
 

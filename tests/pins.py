@@ -5,7 +5,7 @@
 
 Last bits depend on a processor's instructions and on how many threads share a sum, so both are held: one thread, and no vector
 instructions beyond those that every machine of an architecture has had for ten years. Processors of other makers may still differ;
-for these, tests/made_by_0_1_0 says what the pixels are, within a grey level.
+for these, tests/made_by_0_1_0 says what the pixels are, within a grey level, under the keys of that version.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def keys() -> dict[str, str]:
     }
     secret, found = bytes.fromhex(jobs.SECRET), {}
     for name, image in images.items():
-        words = np.asarray(jax.random.key_data(noise_keys(secret, image[None]))[0])
+        words = np.asarray(jax.random.key_data(noise_keys(secret, b"", image[None]))[0])
         found[name] = " ".join(f"{word:08x}" for word in words)
     return found
 

@@ -49,7 +49,7 @@ def known(make_layer: Callable) -> tuple[np.ndarray, Knowledge]:
     space = ne_jax.low_sensitivity(ne_jax.spectrum(layer, SHAPE), "count", DIRECTIONS)
     originals = crops(1, 15, 2)
     releases, again = (recoded(originals, space, seed) for seed in (1, 2))
-    knowledge = Knowledge(0, WINDOW, crops(0, 20, 2), releases, again, originals, None, layer, space, None, space)
+    knowledge = Knowledge(0, WINDOW, crops(0, 20, 2), releases, again, originals, None, layer, space, None, space, b"")
     return recoded(clean(), space, 3), knowledge
 
 

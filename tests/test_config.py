@@ -31,6 +31,13 @@ OF_0_1_0 = {
 }  # fmt: skip
 
 
+NOW = OF_0_1_0 | {"release.again": False, "release.formats": ["png8"]}  # one artefact
+BEFORE = {
+    "release.again": True,
+    "release.formats": ("float32", "png8"),
+}  # says the same as OF_0_1_0, and that two are meant
+
+
 def changed(**leaves) -> ConfigDict:
     config = default()
     config.update_from_flattened_dict(leaves)
@@ -63,20 +70,31 @@ def test_every_leaf_has_help_and_what_it_takes():
         assert kind is bool or known.unit or known.choices or known.range(), name
 
 
-def test_defaults_and_json_are_those_of_version_0_1_0():
+def test_defaults_and_json_are_those_of_version_0_1_0_but_for_one_artefact():
     """An old WORKDIR/config.json is the present one's, leaf by leaf and in its order, so that old workdirs go on."""
-    assert json.dumps(leaves(checked(default()))) == json.dumps(OF_0_1_0) == json.dumps(leaves(Config()))
+    now = json.dumps(dict(sorted(NOW.items())))
+    assert json.dumps(leaves(checked(default()))) == now == json.dumps(leaves(Config()))
+    assert first_difference(OF_0_1_0, checked(changed(**BEFORE))) is None
 
 
 def test_what_decides_a_release_keeps_its_workdir():
     """Another strength or model is named; another number of threads or pictures is no difference."""
-    assert first_difference(OF_0_1_0, Config()) is None
-    same = changed(**{"data.workers": 3, "recode.max_passes": 9, "report.pictures": 1, "batch_size": 3, "readers": ()})
-    assert first_difference(OF_0_1_0, checked(same)) is None
+    assert first_difference(NOW, Config()) is None
+    same = changed(
+        **{
+            "data.workers": 3,
+            "recode.max_passes": 9,
+            "report.pictures": 1,
+            "batch_size": 3,
+            "readers": (),
+            "release.again": True,
+        }
+    )
+    assert first_difference(NOW, checked(same)) is None
     other = changed(**{"recode.psnr_db": 3})
-    assert first_difference(OF_0_1_0, checked(other)) == "recode.psnr_db: was 0.0, is 3.0"
+    assert first_difference(NOW, checked(other)) == "recode.psnr_db: was 0.0, is 3.0"
     other.models = {"mine": {"architecture": "vit_b16"}}
-    assert first_difference(OF_0_1_0, checked(other)).startswith("models.mine.architecture: was None, is vit_b16")
+    assert first_difference(NOW, checked(other)).startswith("models.mine.architecture: was None, is vit_b16")
 
 
 def test_the_page_of_leaves_is_current():

@@ -31,6 +31,7 @@ class Knowledge(NamedTuple):
     labels: of `releases`, a reader's classes.
     layer, space: the authorized model's first layer and low-sensitivity subspace. model: the whole authorized model.
     sibling: low-sensitivity subspace of another model of the same geometry.
+    artefact: what noise keys hang on beside the secret and the image; the manifest tells all of it.
     """
 
     seed: int = 0
@@ -44,6 +45,7 @@ class Knowledge(NamedTuple):
     space: Subspace | None = None
     model: Model | None = None
     sibling: Subspace | None = None
+    artefact: bytes | None = None
 
 
 class Attack(NamedTuple):

@@ -113,11 +113,12 @@ def weak_secret(
     patch: tuple[int, int, int],
     directions: int,
     seeds: int,
+    artefact: bytes,
 ) -> bytes | None:
     """The secret that the noise of one pair was drawn from, if it is a whole number below `seeds`: 32 bytes of it, or its digits.
 
-    Keys are derived as `recoding.noise_keys` does, from the secret and the clean picture. Noise in an unknown basis of `directions`
-    orthonormal vectors has the inner products, patch by patch, of its standard normal coordinates: no subspace need be known.
+    Keys are derived as `recoding.noise_keys` does, from the secret, `artefact` and the clean picture. Noise in an unknown basis of
+    `directions` orthonormal vectors has the inner products, patch by patch, of its standard normal coordinates: no subspace need be known.
     """
     noise = cut((release - original)[None], patch)[0]
     shown = noise[:_SHOWN].astype(np.float64)
@@ -128,7 +129,7 @@ def weak_secret(
     candidates = [secret for seed in range(seeds) for secret in (seed.to_bytes(32, "big"), str(seed).encode())]
     for start in range(0, len(candidates), _BATCH):
         batch = candidates[start : start + _BATCH]
-        keys = jnp.concatenate([noise_keys(secret, pixels) for secret in batch])
+        keys = jnp.concatenate([noise_keys(secret, artefact, pixels) for secret in batch])
         match = np.asarray(_match(keys, products, (len(noise), directions)))
         if match.max() > least:
             return batch[int(match.argmax())]
@@ -159,7 +160,9 @@ def seed_search(stored: Images, knowledge: Knowledge, seeds: int = 1000) -> Imag
     """
     releases, originals = _pairs(knowledge)
     directions = difference_noise(releases, originals, knowledge.patch, "knee").shape[1]
-    found = weak_secret(releases[0], originals[0], knowledge.patch, directions, seeds) if directions else None
+    found = None
+    if directions:
+        found = weak_secret(releases[0], originals[0], knowledge.patch, directions, seeds, knowledge.artefact)
     return np.array(stored, np.float32) if found is None else difference_subspace(stored, knowledge)
 
 
@@ -180,5 +183,8 @@ ATTACKS = (
         "context_decoder", "linear decoder of 3 x 3 patches", context_decoder, _RIDGES, _RIDGES[:2],
         "known plaintext; ridge regression in two steps",
     ),
-    _attack("seed_search", "weak secrets tried", seed_search, [{"seeds": 10_000}], [{"seeds": 300}], "exhaustive search", "public"),
+    _attack(
+        "seed_search", "weak secrets tried", seed_search, [{"seeds": 10_000}], [{"seeds": 300}], "exhaustive search", "public",
+        "artefact",
+    ),
 )  # fmt: skip

@@ -8,11 +8,11 @@ from ne_jax.config.leaf import leaves
 from ne_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from ne_jax.config.schema import Config, RecodeConfig
+    from ne_jax.config.schema import Config, RecodeConfig, ReleaseConfig
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
-MAY_CHANGE = ("data.workers", "recode.max_passes")  # but for these
+MAY_CHANGE = ("data.workers", "recode.max_passes", "release.again")  # but for these
 
 
 def check_release(config: Config) -> None:
@@ -24,9 +24,23 @@ def check_release(config: Config) -> None:
         raise UserError(f"release.formats is []; choose from {', '.join(FORMATS)}")
     for name in sorted(formats):
         _check_design(config.recode, FORMATS[name].dtype, name)
+    _check_numbers(config.release)
     without = sorted(set(formats) - {"png8", "webdataset"})
     if config.release.keep_metadata and without:
         raise UserError(f"release.keep_metadata: {without[0]} has no place for EXIF; release png8 or webdataset only")
+
+
+def _check_numbers(release: ReleaseConfig) -> None:
+    """Formats of two number types would be two recodings of each image."""
+    from ne_jax.release.formats import FORMATS
+
+    first = release.formats[0]
+    other = next((name for name in release.formats if FORMATS[name].dtype != FORMATS[first].dtype), None)
+    if other and not release.again:
+        raise UserError(
+            f"release.formats: {first} and {other} would be two recodings of each image, whose difference gives the image away; choose "
+            "formats of the same numbers (png8, webdataset and array_record are), a job of its own for each, or release.again=True"
+        )
 
 
 def _check_design(settings: RecodeConfig, dtype: type, release_format: str) -> None:

@@ -162,7 +162,13 @@ class ReleaseConfig:
     """The files that are released."""
 
     formats: tuple[str, ...] = leaf(
-        ("float32", "png8"), "What the images are stored as, one release each.", unit="formats", choices=_formats
+        ("png8",),
+        "What the images are stored as, one release each. png8, webdataset and array_record hold the same pixels.",
+        unit="formats",
+        choices=_formats,
+    )
+    again: bool = leaf(
+        False, "Accept that an image is released in two artefacts, which gives it away. The manifest tells it."
     )
     shard_size: int = leaf(256, "Images a shard: what a kill costs at most.", unit="images", least=1)
     opaque_names: bool = leaf(False, "Release under names that tell nothing, in an order that tells nothing.")

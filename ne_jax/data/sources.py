@@ -15,6 +15,7 @@ from PIL import Image
 
 from ne_jax.data import fashion_mnist, folder, package_files, photographs, webdataset
 from ne_jax.data.images import MAX_PIXELS, BrokenImage, open_image
+from ne_jax.data.near_copies import Known, known_by
 from ne_jax.data.preprocess import Preprocess, to_pixels
 from ne_jax.errors import UserError
 
@@ -203,16 +204,22 @@ def _tfds_image(image: bytes | np.ndarray, label: str, max_pixels: int) -> Image
 
 class Decoded(NamedTuple):
     """An image at the model's input size. metadata: "exif" and "icc_profile" as the file has them, see `images`, if it has them
-    and they fit the pixels."""
+    and they fit the pixels. known: the whole picture, before any resize, by `known_by`; None where nobody asked."""
 
     pixels: UInt8[np.ndarray, "height width channels"]
     metadata: dict[str, bytes]
+    known: Known | None = None
 
 
 def decoded(
-    source: Source, preprocess: Preprocess, indices: Sequence[int], workers: int = 0, ahead: int = 0
+    source: Source,
+    preprocess: Preprocess,
+    indices: Sequence[int],
+    workers: int = 0,
+    ahead: int = 0,
+    known: bool = False,
 ) -> Iterator[tuple[int, Decoded | BrokenImage]]:
-    """Each of `indices`, in order, with its image, or with why it has none.
+    """Each of `indices`, in order, with its image, or with why it has none. known: each with `Decoded.known`.
 
     Decoded by `workers` threads (0: one a core), which stay at most 2 * workers + `ahead` images in front of the caller: memory
     does not grow with the set. Any other exception than BrokenImage passes through.
@@ -226,7 +233,7 @@ def decoded(
             return index, error
         same_colours = (image.mode == "L") == (preprocess.channels == 1)
         metadata = {name: value for name, value in image.info.items() if name == "exif" or same_colours}
-        return index, Decoded(to_pixels(image, preprocess), metadata)
+        return index, Decoded(to_pixels(image, preprocess), metadata, known_by(image) if known else None)
 
     workers = num_workers(workers)
     reading = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers + ahead)

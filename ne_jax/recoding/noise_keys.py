@@ -1,7 +1,8 @@
-"""One random key for each image, from a secret and the image's content (contract 4).
+"""One random key for each image, from a secret, the image's content and all else that decides its pixels (contract 4).
 
-The same image under the same secret always gets the same noise, whatever the batch, the order, the number of devices or a
-restart: two releases of one picture cannot be averaged or subtracted.
+The same image in the same artefact always gets the same noise, whatever the batch, the order, the number of devices or a restart:
+two releases of one picture cannot be averaged or subtracted. Another strength, model, design or number format draws noise of its own,
+so that no two different recodings share any.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, UInt8
 
-_PURPOSE = b"ne_jax noise 1"  # keeps these keys apart from any other use of the secret
+_PURPOSE = b"ne_jax noise 2"  # keeps these keys apart from any other use of the secret
 
 
-def noise_keys(secret: bytes, images: UInt8[np.ndarray, "n height width channels"]) -> Key[Array, " n"]:
-    """HMAC-SHA256(secret, purpose, shape, pixels) of each image, its first 8 bytes as a threefry key; shape (n,)."""
-    head = _PURPOSE + repr(images.shape[1:]).encode()
+def noise_keys(
+    secret: bytes, artefact: bytes, images: UInt8[np.ndarray, "n height width channels"]
+) -> Key[Array, " n"]:
+    """HMAC-SHA256(secret, purpose, artefact, shape, pixels) of each image, its first 8 bytes as a threefry key; shape (n,).
+
+    artefact: whatever stands for all that decides an image's pixels beside the image and the secret, such as `stages.artefact` makes.
+    """
+    head = _PURPOSE + len(artefact).to_bytes(8, "big") + artefact + repr(images.shape[1:]).encode()
     digests = []
     for image in images:
         digest = hmac.new(secret, head, hashlib.sha256)

@@ -69,6 +69,8 @@ class Facts(Record, kw_only=True, forbid_unknown_fields=False):
     What has no default is what a release is proved by. The rest may be UNSET in a release of another version.
     images: their number. image_shape, window: height, width, channels, pixels. preprocess: the fields of `Preprocess`. directions:
     recoded ones, of a window or of the image. psnr_db_*: dB. edge_share: of stored numbers at the ends of [0, 1].
+    released_again: images that are in another artefact under the same secret too. near_copies: images that are nearly the same picture as
+    another one of the release.
     settings: of the design, by name; they stand among the other entries. certificate: `SetCertificate.public` after stage check; its
     types are looked at where it is compared, because a bad one is a fault of the release and not of whoever reads it.
     """
@@ -91,6 +93,8 @@ class Facts(Record, kw_only=True, forbid_unknown_fields=False):
     settings: dict[str, Any] = {}
     replace: bool
     noise: str | UnsetType = UNSET
+    released_again: int | UnsetType = UNSET
+    near_copies: int | UnsetType = UNSET
     psnr_db_asked: float | UnsetType = UNSET
     psnr_db_realised: Strength
     left_unchanged: int | UnsetType = UNSET

@@ -22,6 +22,7 @@ from ne_jax.stages.check import SUMMARY
 from ne_jax.stages.evaluate import CURVE, RESULTS
 from ne_jax.stages.inspect_model import INSPECTION, Inspection
 from ne_jax.stages.job import Job
+from ne_jax.stages.released import risks_of
 
 _VERSIONS = ("ne_jax", "jax", "flax", "numpy", "pillow")
 
@@ -61,7 +62,7 @@ def _headline(job: Job, found: Gathered) -> dict[str, Any]:
                 "attacked": attack_sections.headline(found.attacked, release_format),
             }
         )
-    marks = sorted({job.design(each).warning for each in job.config.release.formats} - {""})
+    marks = sorted({job.design(each).warning for each in job.config.release.formats} - {""}) + risks_of(job)
     return {"name": name, "marks": marks, "metric": metric.capitalize(), "releases": releases}
 
 

@@ -34,9 +34,10 @@ from ne_jax.errors import UserError
 from ne_jax.files import Record
 from ne_jax.measure.records import Attacked, Attacks, Growth, Head, NotRun, joined
 from ne_jax.models.model import Model
+from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
-from ne_jax.stages.encode import recode_job
+from ne_jax.stages.artefact import artefact
 from ne_jax.stages.evaluate import has_labels, truths
 from ne_jax.stages.job import Job, load_named
 from ne_jax.stages.pairs import pairs
@@ -120,7 +121,7 @@ def _scene(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
     knowledge = Knowledge(
         patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
         originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
-        sibling=_sibling(job, readers),
+        sibling=_sibling(job, readers), artefact=artefact(job, release_format),
     )  # fmt: skip
     return Scene(reported, own, knowledge)
 
@@ -156,8 +157,8 @@ def _again(job: Job, release_format: str, known: Pool) -> Images | None:
     if job.design(release_format).runs_networks:
         return None
     pixels = np.round(known.clean * 255).astype(np.uint8)
-    keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), pixels)
-    return float_pixels(recode_job(job, release_format, keys, pixels))
+    keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), artefact(job, release_format), pixels)
+    return float_pixels(np.asarray(encode_batch(keys, pixels, job.recipe(release_format)).stored))
 
 
 def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:

@@ -14,47 +14,27 @@ import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Key
+from msgspec import UNSET
 from tqdm import tqdm
 
-from ne_jax.core.pixels import psnr_db, to_float
 from ne_jax.data import sources
 from ne_jax.data.images import BrokenImage
 from ne_jax.errors import UserError
 from ne_jax.files import finite, read_json, write_json
 from ne_jax.recoding.design import Design
-from ne_jax.recoding.encode_batch import Encoded, encode_batch, encode_calls
-from ne_jax.recoding.noise_keys import noise_keys
-from ne_jax.recoding.subspace_noise import isotropic
+from ne_jax.recoding.encode_batch import Encoded, encode_calls
 from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
-from ne_jax.release.writing import estimate, free_bytes, to_stored, write_shard
-from ne_jax.stages import multihost
-from ne_jax.stages.cost import cost
+from ne_jax.release.writing import write_shard
+from ne_jax.stages import multihost, released
+from ne_jax.stages.artefact import keys_of
 from ne_jax.stages.finish_release import ShardRecord, publish
 from ne_jax.stages.job import Job
-
-# A boxed sample that stays this much weaker than asked, in dB, says that the strength does not fit.
-_REACH_DB = 0.1
-_WARN_SHARE = 0.95  # of the free space
-FEW = 4  # images that are looked at ahead where each takes many passes of networks
-
-
-def recode_job(
-    job: Job, release_format: str, keys: Key[Array, " batch"], pixels: np.ndarray, **changes: Any
-) -> np.ndarray:
-    """The NEs of clean `pixels` as `release_format` stores them, by the job's recipe with `changes`, such as another psnr_db."""
-    return np.asarray(encode_batch(keys, pixels, dataclasses.replace(job.recipe(release_format), **changes)).stored)
-
-
-def realised_psnr_db(clean: Array | np.ndarray, stored: Array | np.ndarray) -> np.ndarray:
-    """PSNR in dB of each stored image (floating point or uint8) against its clean uint8 pixels."""
-    return np.asarray(jax.vmap(psnr_db)(to_float(stored) - to_float(clean)))
+from ne_jax.stages.look_ahead import look_ahead
 
 
 def run(job: Job) -> int:
@@ -66,7 +46,7 @@ def run(job: Job) -> int:
         for mark in {job.design(name).warning for name in todo} - {""}:
             logging.warning("%s", mark)
         if multihost.first():
-            _look_ahead(job, todo)
+            look_ahead(job, todo)
         _encode_shards(job, todo)
     with multihost.one_at_a_time(job.workdir):
         for name in todo:
@@ -75,6 +55,8 @@ def run(job: Job) -> int:
         write_json(job.workdir / "problems.json", sorted(problems))
     for why in sorted(problems):
         logging.error("skipped %s", why)
+    for risk in released.risks_of(job):
+        logging.warning("%s", risk)
     if len(problems) == len(job.source.names):
         raise UserError(f"none of the {len(problems)} images could be read; the first: {min(problems)}")
     return len(problems)
@@ -86,65 +68,13 @@ def _problems(job: Job, release_format: str) -> Iterator[str]:
         yield from read_json(path, ShardRecord).problems
 
 
-def _look_ahead(job: Job, formats: list[str]) -> None:
-    """Tell how large the releases get and what strength fits, from a sample. Raises UserError if the strength asked does not."""
-    passes = cost(job)
-    if passes:
-        print(f"{job.config.recode.design}: {passes:.0f} forward passes of {job.authorized.name} an image")
-    clean = job.sample_pixels()[: FEW if passes else None]
-    keys = noise_keys(job.secret(), clean)
-    shape, needed = job.authorized.preprocess.image_shape, 0
-    for name in formats:
-        design = job.design(name)
-        stored = (_white_noise if design.runs_networks else recode_job)(job, name, keys, clean)
-        if "fit" in design.settings and not job.config.recode.fit:
-            _check_reach(job, realised_psnr_db(clean, stored))
-        size = estimate(name, shape, len(job.source.names), stored)
-        needed += size
-        print(f"{name}: about {_told(size)} for {len(job.source.names):,} images")
-    free = free_bytes(job.workdir)
-    if needed > free * _WARN_SHARE:
-        logging.warning(
-            "%s free in %s, about %s needed: it may fill up; what is written then is kept",
-            _told(free), job.workdir, _told(needed),
-        )  # fmt: skip
-
-
-def _white_noise(job: Job, release_format: str, keys: Key[Array, " n"], clean: np.ndarray) -> np.ndarray:
-    """Stored images that take about as many bytes as NEs of the strength asked, where these take many passes of networks each."""
-    box = FORMATS[release_format].dtype == np.uint8
-    noisy = jax.vmap(lambda key, image: isotropic(key, image, job.config.recode.psnr_db, box=box))(
-        keys, to_float(clean)
-    )
-    return to_stored(np.asarray(noisy), release_format)
-
-
-def _told(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _check_reach(job: Job, realised: np.ndarray) -> None:
-    """Raise UserError if `recode.psnr_db` does not fit into [0, 1]."""
-    asked = job.config.recode.psnr_db
-    if np.median(realised) > asked + _REACH_DB:
-        raise UserError(
-            f"recode.psnr_db={asked:g} cannot be reached inside [0, 1]: the strongest that fits is {np.median(realised):.1f} dB "
-            f"(median of {len(realised)} images, {realised.min():.1f} to {realised.max():.1f}); ask for {np.ceil(realised.max()):g} "
-            "or more, set recode.fit=True to take the strongest of each image, or release float32 only"
-        )
-
-
 Kind = tuple[Design, type]  # design and dtype: what decides the pixels
 
 
 @dataclasses.dataclass
 class _Shard:
-    """A shard on its way. formats: that miss it. left: source images that have not come. names, metadata: of those that have and
-    are whole; by kind the first rows of `images` are theirs, and `measured` has PSNR and edge share of each."""
+    """A shard on its way. formats: that miss it. left: source images that have not come. names, metadata, pictures: of those that have
+    and are whole; by kind the first rows of `images` are theirs, and `measured` has PSNR and edge share of each."""
 
     number: int
     formats: list[str]
@@ -152,6 +82,7 @@ class _Shard:
     left: int
     names: list[str] = dataclasses.field(default_factory=list)
     metadata: list[dict[str, bytes]] = dataclasses.field(default_factory=list)
+    pictures: list[released.Picture] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
     images: dict[Kind, np.ndarray] = dataclasses.field(default_factory=dict)
     measured: dict[Kind, list[tuple[float, float]]] = dataclasses.field(default_factory=dict)
@@ -169,7 +100,7 @@ def _encode_shards(job: Job, formats: list[str]) -> None:
     for number in multihost.share(job.num_shards):
         indices = job.shard(number)
         share += len(indices)
-        missing = [name for name in formats if not job.record(name, number).is_file()]
+        missing = [name for name in formats if not _written(job, name, number)]
         if missing:
             todo += indices
             shards[number] = _Shard(number, missing, len(indices), len(indices))
@@ -189,8 +120,19 @@ def _encode_shards(job: Job, formats: list[str]) -> None:
             writing.result()
 
 
+def _written(job: Job, release_format: str, number: int) -> bool:
+    """Whether the shard is there. Raises UserError for one of another version, with which no more of the release can be made."""
+    path = job.record(release_format, number)
+    if path.is_file() and read_json(path, ShardRecord).released_again is UNSET:
+        raise UserError(
+            f"{path} was written by version 0.1.0, which derived noise otherwise; finish this release with it, or give another --workdir"
+        )
+    return path.is_file()
+
+
 def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
     shape, count = job.authorized.preprocess.image_shape, len(shard.names)
+    others = released.claim(job, shard.formats, shard.pictures, shard.names)
     for name in shard.formats:
         kind = _kind(job, name)
         images = shard.images.get(kind, np.empty((0, *shape), kind[1]))[:count]
@@ -200,8 +142,10 @@ def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
         )
         strength, edge = zip(*shard.measured[kind], strict=True) if count else ((), ())
         record = ShardRecord(
-            images=count, problems=shard.problems, psnr_db=finite(strength), edge_share=list(edge), files=files
-        )
+            images=count, problems=shard.problems, psnr_db=finite(strength), edge_share=list(edge), files=files,
+            released_again=sum(map(bool, others)), names=shard.names, pictures=released.keyed(job, shard.pictures),
+            looks=[picture.look.hex() for picture in shard.pictures],
+        )  # fmt: skip
         write_json(job.record(name, shard.number), record)
 
 
@@ -242,6 +186,7 @@ def _keep(job: Job, shard: _Shard, index: int, image: sources.Decoded, place: in
         shard.measured.setdefault(kind, []).append((float(found.psnr_db[row]), float(found.edge_share[row])))
     shard.names.append(job.source.names[index])
     shard.metadata.append(image.metadata)
+    shard.pictures.append(released.picture(image))
 
 
 Rows = list[tuple[int, sources.Decoded | BrokenImage]]
@@ -251,18 +196,20 @@ def _launched(
     job: Job, todo: list[int], shards: dict[int, _Shard], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Rows, dict[Kind, list[Future[Encoded]]]]]:
     """Batches, and by kind what the devices make of their whole images, in order."""
-    secret, formats = job.secret(), {name for shard in shards.values() for name in shard.formats}
-    recipes = {_kind(job, name): job.recipe(name) for name in formats}
+    formats = {_kind(job, name): name for shard in shards.values() for name in shard.formats}
+    recipes = {kind: job.recipe(name) for kind, name in formats.items()}
     size, compiled = job.config.batch_size, set()
-    stream = sources.decoded(job.source, job.authorized.preprocess, todo, job.config.data.workers, ahead=size)
+    preprocess, workers = job.authorized.preprocess, job.config.data.workers
+    stream = sources.decoded(job.source, preprocess, todo, workers, ahead=size, known=True)
     for rows in _grouped(stream, size):
-        whole = [image.pixels for _, image in rows if not isinstance(image, BrokenImage)]
+        whole = [(index, image) for index, image in rows if not isinstance(image, BrokenImage)]
         encoded = {}
         if whole:
-            pixels = np.stack(whole)
-            keys = noise_keys(secret, pixels)
+            pixels = np.stack([image.pixels for _, image in whole])
+            released.refuse(job, formats.values(), whole)
             kinds = {_kind(job, name) for index, _ in rows for name in shards[job.shard_of(index)].formats}
             for kind in kinds:
+                keys = keys_of(job, formats[kind], pixels)
                 encoded[kind] = _submitted(pool, encode_calls(keys, pixels, recipes[kind]), kind not in compiled)
                 compiled.add(kind)
         yield rows, encoded

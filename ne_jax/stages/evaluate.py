@@ -18,10 +18,9 @@ from ne_jax.models.model import Model
 from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.guided import GUIDED, Guide
-from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.recoding.subspace_noise import isotropic, noise_for
 from ne_jax.release import formats
-from ne_jax.stages.encode import realised_psnr_db, recode_job
+from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.job import Job, load_named
 from ne_jax.stages.pairs import Pairs, pairs
 
@@ -113,7 +112,7 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
     """What readers are given: clean pixels, the stored NE, its control, and on the first images what designs that run networks
     are compared with."""
     clean = from_bytes(pair.clean)
-    keys = noise_keys(job.secret(), pair.clean)
+    keys = keys_of(job, release_format, pair.clean)
     psnr = realised_psnr_db(pair.clean, pair.stored)
     views = {"clean": clean, "ne": pair.stored, "gaussian": control(keys, clean, psnr, release_format)}
     if seen < job.config.evaluate.baseline_images and job.design(release_format).runs_networks:
@@ -169,12 +168,11 @@ def _curve(job: Job, readers: list[Model]) -> list[Result]:
 
 
 def _curve_point(job: Job, release_format: str, readers: list[Model], batches, asked: float) -> list[Result]:
-    secret = job.secret()
     hits: dict[tuple[str, str, str], list[np.ndarray]] = {}
     realised: list[np.ndarray] = []
     for indices, clean, kept in batches:
-        keys = noise_keys(secret, clean)
-        stored = recode_job(job, release_format, keys, clean, psnr_db=asked, replace=False)
+        keys = keys_of(job, release_format, clean, psnr_db=asked, replace=False)
+        stored = recode_job(job, release_format, clean, psnr_db=asked, replace=False)
         stored = float_pixels(stored)
         psnr = realised_psnr_db(clean, stored)
         views = {"ne": stored, "gaussian": control(keys, from_bytes(clean), psnr, release_format)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
@@ -18,6 +18,7 @@ from ne_jax.models.model import Model
 from ne_jax.recoding.design import Design
 from ne_jax.release import manifest, writing
 from ne_jax.release.formats import write_index
+from ne_jax.stages import released
 from ne_jax.stages.job import Job
 
 LIMITS = (
@@ -38,7 +39,8 @@ class ShardRecord(files.Record, kw_only=True):
     """What is noted when a shard is written, in WORKDIR/progress: marks it done.
 
     images: in it. problems: why others are not. psnr_db, edge_share: of each image; a PSNR of None for one that was left as it is.
-    files: SHA-256 by relative path.
+    files: SHA-256 by relative path. released_again: images that are in another artefact too. names, pictures, looks: of each image,
+    what `released` makes of it.
     """
 
     images: int
@@ -46,6 +48,10 @@ class ShardRecord(files.Record, kw_only=True):
     psnr_db: list[float | None]
     edge_share: list[float]
     files: dict[str, str]
+    released_again: int | UnsetType = UNSET  # here and below: in every record, but for those of version 0.1.0
+    names: list[str] | UnsetType = UNSET
+    pictures: list[str] | UnsetType = UNSET
+    looks: list[str] | UnsetType = UNSET
 
 
 def publish(job: Job, release_format: str) -> None:
@@ -54,11 +60,16 @@ def publish(job: Job, release_format: str) -> None:
     folder, paths = job.release_dir(release_format), [job.record(release_format, n) for n in range(job.num_shards)]
     if (folder / manifest.MANIFEST).is_file() or not all(path.is_file() for path in paths):
         return
-    totals = _add_up(files.read_json(path, ShardRecord) for path in paths)
+    records = [files.read_json(path, ShardRecord) for path in paths]
+    totals = _add_up(records)
     shape, counts = job.authorized.preprocess.image_shape, totals.counts
-    facts = _facts(job, release_format, totals)
+    known = (
+        [value for record in records for value in getattr(record, name)] for name in ("names", "looks", "pictures")
+    )
+    facts = _facts(job, release_format, totals, released.write_near_copies(job, *known))
+    facts = msgspec.structs.replace(facts, limits=[*LIMITS, *released.risks(facts)])
     index = write_index(folder, release_format, shape, counts, manifest.describe(facts))
-    written = (files.read_json(path, ShardRecord).files.items() for path in paths)
+    written = (record.files.items() for record in records)
     sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(written)))
     settings = {key: getattr(job.config.release, key) or None for key in ("license", "creator", "url")}
     files.write_json(folder / manifest.MANIFEST, manifest.build(facts, *sums, **settings))
@@ -71,18 +82,18 @@ class _Totals(NamedTuple):
     psnr_db: manifest.Strength
     left_unchanged: int
     edge_share: float | None
+    released_again: int
 
 
-def _add_up(records: Iterator[ShardRecord]) -> _Totals:
-    counts, strength, edge = [], [], []
-    for record in records:
-        counts.append(record.images)
-        strength += record.psnr_db
-        edge += record.edge_share
+def _add_up(records: list[ShardRecord]) -> _Totals:
+    counts = [record.images for record in records]
+    strength = [value for record in records for value in record.psnr_db]
+    edge = [value for record in records for value in record.edge_share]
     changed = [value for value in strength if value is not None]
     least, median, most = np.percentile(changed, (0, 50, 100)).tolist() if changed else (None,) * 3
     spread = manifest.Strength(min=least, median=median, max=most)
-    return _Totals(counts, spread, len(strength) - len(changed), float(np.mean(edge)) if edge else None)
+    again = sum(record.released_again for record in records)
+    return _Totals(counts, spread, len(strength) - len(changed), float(np.mean(edge)) if edge else None, again)
 
 
 def _named(model: Model) -> manifest.Named:
@@ -97,7 +108,7 @@ def _leak(job: Job, design: Design) -> float | None | UnsetType:
     return round(floor, 1) if np.isfinite(floor) else None
 
 
-def _facts(job: Job, release_format: str, totals: _Totals) -> manifest.Facts:
+def _facts(job: Job, release_format: str, totals: _Totals, near: int) -> manifest.Facts:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
     space = design.subspace(job.context)
@@ -119,12 +130,13 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> manifest.Facts:
         design=design.name,
         settings={key: getattr(settings, key) for key in design.told},
         replace=settings.replace,
-        noise="one key an image, HMAC-SHA256 of a secret and its pixels; threefry",
+        noise="one key an image, HMAC-SHA256 of a secret, its pixels and all else that decides the stored ones; threefry",
+        released_again=totals.released_again,
+        near_copies=near,
         psnr_db_asked=settings.psnr_db,
         psnr_db_realised=totals.psnr_db,
         left_unchanged=totals.left_unchanged,
         edge_share=totals.edge_share,
         best_linear_white_box_reconstruction_db=_leak(job, design),
         versions={name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
-        limits=list(LIMITS),
     )

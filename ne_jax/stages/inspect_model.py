@@ -15,11 +15,11 @@ from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
 from ne_jax.models.model import Model
 from ne_jax.recoding.designs import DESIGNS
-from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
-from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
 from ne_jax.stages.evaluate import control
 from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.look_ahead import FEW
 
 INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -86,7 +86,6 @@ def run(job: Job) -> Inspection:
     """Write inspect.json and return it."""
     sample = job.sample_pixels()
     clean = sample[: FEW if cost(job) else None]
-    keys = noise_keys(job.secret(), clean)
     floor = leak_floor(job.space, np.asarray(to_float(sample)))
     readers = [load_named(job.config, name) for name in job.config.readers]
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
@@ -115,7 +114,7 @@ def run(job: Job) -> Inspection:
         sample=len(clean),
         singular_value_places=(places + 1).tolist(),
         singular_values=sigma[places].tolist(),
-        formats={name: _inspect_format(job, name, clean, keys, readers) for name in job.config.release.formats},
+        formats={name: _inspect_format(job, name, clean, readers) for name in job.config.release.formats},
     )
     files.write_json(job.workdir / INSPECTION, found)
     return found
@@ -128,9 +127,10 @@ def _energy_share(job: Job, clean: np.ndarray) -> float:
     return float((inside**2).sum() / (centred**2).sum())
 
 
-def _inspect_format(job: Job, release_format: str, clean: np.ndarray, keys, readers: list[Model]) -> FormatRow:
+def _inspect_format(job: Job, release_format: str, clean: np.ndarray, readers: list[Model]) -> FormatRow:
     """Strength that a format reaches on the sample, and what each reader makes of it."""
-    stored = to_float(recode_job(job, release_format, keys, clean))
+    stored = to_float(recode_job(job, release_format, clean))
+    keys = keys_of(job, release_format, clean)
     psnr = realised_psnr_db(clean, stored)
     images = to_float(clean)
     noisy = control(keys, np.asarray(images), psnr, release_format)

@@ -32,7 +32,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
 from ne_jax.recoding.design import Context, Design, Recipe
 from ne_jax.recoding.designs import choose
-from ne_jax.release import owner_files
+from ne_jax.release import ledger, owner_files
 from ne_jax.release.formats import FORMATS
 from ne_jax.stages import multihost
 
@@ -110,6 +110,11 @@ class Job(NamedTuple):
         """The secret that noise and opaque names come from."""
         return _secret(self.config, self.workdir)
 
+    @property
+    def ledger(self) -> pathlib.Path:
+        """Which images were released in which artefact under the secret."""
+        return ledger.place(_secret_file(self.config, self.workdir))
+
     def sample_pixels(self) -> np.ndarray:
         """At most 64 clean images, uint8, spread evenly over the source; broken ones left out."""
         return _sample(self.source, self.authorized)
@@ -123,8 +128,12 @@ def _readings(models: Sequence[Model], shape: tuple[int, int, int]) -> tuple[Rea
     return tuple(reading(model, shape) for model in models)
 
 
+def _secret_file(config: configs.Config, workdir: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(config.recode.secret_file or workdir / "private" / owner_files.SECRET)
+
+
 def _secret(config: configs.Config, workdir: pathlib.Path) -> bytes:
-    return owner_files.load_secret(pathlib.Path(config.recode.secret_file or workdir / "private" / owner_files.SECRET))
+    return owner_files.load_secret(_secret_file(config, workdir))
 
 
 def _sample(source: sources.Source, model: Model, count: int = 64) -> np.ndarray:

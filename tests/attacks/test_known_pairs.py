@@ -85,7 +85,7 @@ def test_isotropic_noise_has_no_subspace(make_layer):
 
 def _released(knowledge, secret: bytes) -> np.ndarray:
     pixels = np.round(knowledge.originals * 255).astype(np.uint8)
-    noise = noise_keys(secret, pixels)
+    noise = noise_keys(secret, b"", pixels)
     return np.asarray(
         jax.vmap(lambda key, image: ne_jax.recode(key, image, knowledge.space, PSNR_DB))(noise, knowledge.originals)
     )
@@ -96,7 +96,7 @@ def test_weak_secrets_are_found(make_layer, secret):
     """All zeros, a small number, its digits: found from one pair without the subspace, and the release is restored."""
     stored, knowledge = known(make_layer)
     knowledge = knowledge._replace(releases=_released(knowledge, secret))
-    found = known_pairs.weak_secret(knowledge.releases[0], knowledge.originals[0], WINDOW, DIRECTIONS, 20)
+    found = known_pairs.weak_secret(knowledge.releases[0], knowledge.originals[0], WINDOW, DIRECTIONS, 20, b"")
     assert found == secret
     assert decibels(run(ATTACKS["seed_search"], stored, knowledge, seeds=20)) > 30
 

@@ -37,7 +37,7 @@ def pixels():
 def stored(pixels):
     """NEs of vit_a's null space at 0 dB, which nobody else reads."""
     space = low_sensitivity(spectrum(load_model("vit_a").first_layer, SHAPE), "relative", 1e-2)
-    return np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
+    return np.asarray(encode_batch(noise_keys(bytes(32), b"", pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def release():
     source = open_source("fashion_mnist", limit=COUNT)
     pixels = next(batches(source, load_model("vit_a").preprocess, COUNT, range(COUNT), lambda *_: None)).pixels
     space = low_sensitivity(spectrum(load_model("vit_a").first_layer, SHAPE), "relative", 1e-2)
-    stored = np.asarray(encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
+    stored = np.asarray(encode_batch(noise_keys(bytes(32), b"", pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
     return stored, np.asarray(source.labels())
 
 

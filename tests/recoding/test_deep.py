@@ -36,7 +36,7 @@ def readers(*names):
 
 def encoded(pixels, **settings):
     deep = Deep(readers("resnet_a"), readers("vit_a"), steps=16, restore=20, **settings)
-    return encode_batch(noise_keys(bytes(32), pixels), pixels, Recipe(DESIGN, deep, DB, np.uint8))
+    return encode_batch(noise_keys(bytes(32), b"", pixels), pixels, Recipe(DESIGN, deep, DB, np.uint8))
 
 
 @pytest.fixture(scope="module")

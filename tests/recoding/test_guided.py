@@ -44,7 +44,7 @@ def guide(space):
 
 @pytest.fixture(scope="module")
 def keys(pixels):
-    return noise_keys(bytes(32), pixels)
+    return noise_keys(bytes(32), b"", pixels)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from ne_jax.data import sources
 from ne_jax.errors import UserError
 from ne_jax.recoding import encode_batch
 from ne_jax.release import manifest
-from ne_jax.stages import check, encode
+from ne_jax.stages import check, encode, look_ahead
 from ne_jax.stages.job import open_job
 from tests import jobs
 from tests.jobs import contents, encode_into, opened, rows, small_config
@@ -216,12 +216,13 @@ def test_metadata_is_dropped_unless_asked_for(tmp_path):
 def test_what_a_run_needs_is_told_before_it_starts(tmp_path, capsys, monkeypatch):
     """The size of each release, and a warning where the disk has less."""
     warned = []
-    monkeypatch.setattr(encode, "free_bytes", lambda path: 1_100_000)
+    monkeypatch.setattr(look_ahead, "free_bytes", lambda path: 1_100_000)
     monkeypatch.setattr(encode.logging, "warning", lambda text, *values: warned.append(text % values))
     encode_into(tmp_path, "run", **TWO)
     told = capsys.readouterr().out
     assert "float32: about 1.01 MB for 20 images" in told and "png8: about 2" in told
-    assert len(warned) == 1 and warned[0].startswith(f"1.1 MB free in {tmp_path / 'run'}, about 1.2")
+    space, again = warned
+    assert space.startswith(f"1.1 MB free in {tmp_path / 'run'}, about 1.2") and "in another artefact too" in again
 
 
 def test_a_release_is_for_the_images_asked_for(tmp_path):

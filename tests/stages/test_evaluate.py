@@ -15,12 +15,11 @@ from ne_jax.data import sources
 from ne_jax.data.preprocess import Preprocess, adapt
 from ne_jax.errors import UserError
 from ne_jax.measure import answers
-from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.recoding.subspace_noise import recode
 from ne_jax.release import owner_files
 from ne_jax.report import report
 from ne_jax.stages import check, encode, evaluate, inspect_model, pairs
-from ne_jax.stages.encode import realised_psnr_db
+from ne_jax.stages.artefact import keys_of, realised_psnr_db
 from tests.jobs import opened
 
 FIELDS = {"authorized", "reader", "condition", "release_format", "psnr_db", "metric", "value", "n", "ci95"}
@@ -128,7 +127,7 @@ def test_the_control_has_the_strength_of_the_ne(evaluated):
     for name in evaluated.config.release.formats:
         pair = next(pairs.pairs(evaluated, name))
         psnr = realised_psnr_db(pair.clean, pair.stored)
-        keys = noise_keys(evaluated.secret(), pair.clean)
+        keys = keys_of(evaluated, name, pair.clean)
         noisy = evaluate.control(keys, pair.clean.astype(np.float32) / 255, psnr, name)
         np.testing.assert_allclose(realised_psnr_db(pair.clean, noisy)[: pair.kept], psnr[: pair.kept], atol=0.05)
         if name == "png8":

@@ -125,8 +125,8 @@ def test_the_official_method_is_marked(tmp_path):
 
 def test_totals_of_nothing():
     """Shards without an image, or whose images were left as they are, make no figure up."""
-    empty = ShardRecord(images=0, problems=[], psnr_db=[], edge_share=[], files={})
-    unchanged = ShardRecord(images=2, problems=[], psnr_db=[None, None], edge_share=[0.5, 0.0], files={})
+    empty = ShardRecord(images=0, problems=[], psnr_db=[], edge_share=[], files={}, released_again=0)
+    unchanged = msgspec.structs.replace(empty, images=2, psnr_db=[None, None], edge_share=[0.5, 0.0], released_again=1)
     none = Strength(min=None, median=None, max=None)
-    assert finish_release._add_up(iter([empty])) == ([0], none, 0, None)
-    assert finish_release._add_up(iter([empty, unchanged])) == ([0, 2], none, 2, 0.25)
+    assert finish_release._add_up([empty]) == ([0], none, 0, None, 0)
+    assert finish_release._add_up([empty, unchanged]) == ([0, 2], none, 2, 0.25, 1)

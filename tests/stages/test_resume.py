@@ -55,8 +55,8 @@ def test_a_run_may_end_at_any_file(unbroken, tmp_path, monkeypatch, step):
     whole = dies_at(monkeypatch, 10_000)
     encode_into(tmp_path, "whole", **FORMATS)
     monkeypatch.undo()
-    # config, names; 20 PNGs and twice 3 shards; 3 records, sums and a manifest of each format; two files of TFDS; problems
-    assert len(whole) == 2 + 20 + 6 + 3 * 5 + 2 + 1
+    # config, names; 20 PNGs and twice 3 shards; 3 records, near copies, sums and a manifest of each format; two files of TFDS; problems
+    assert len(whole) == 2 + 20 + 6 + 3 * 6 + 2 + 1
     left = 0
     for number in range(1, len(whole) + 1, step):
         dies_at(monkeypatch, number)

@@ -51,7 +51,7 @@ def test_only_the_authorized_model_reads_the_nes(images, values, design):
     """The point of it all: vit_a keeps 99 % of its predictions, others fall to near chance (here: below 25 %)."""
     pixels, labels = images
     space = low_sensitivity(values, "relative", 1e-2)
-    stored = encode_batch(noise_keys(SECRET, pixels), pixels, Recipe(DESIGNS[design], space, 0.0)).stored
+    stored = encode_batch(noise_keys(SECRET, b"", pixels), pixels, Recipe(DESIGNS[design], space, 0.0)).stored
     model = load_model("vit_a")
     kept = bounds.compare_logits(model.apply(pixels), model.apply(stored)).kept
     assert float(kept.mean()) >= 0.99
@@ -65,7 +65,7 @@ def test_white_noise_of_that_strength_breaks_the_authorized_model(images):
 
     pixels, labels = images
     noisy = jax.vmap(lambda key, image: isotropic(key, image, 0.0))(
-        noise_keys(SECRET, pixels), pixels.astype(np.float32) / 255
+        noise_keys(SECRET, b"", pixels), pixels.astype(np.float32) / 255
     )
     assert accuracy("vit_a", noisy, labels) < 0.30
 
@@ -77,7 +77,7 @@ def test_measured_gap_is_the_expected_one_beyond_the_null_space(images, values):
     layer = load_model("vit_a").first_layer
     space = low_sensitivity(values, "count", 700)
     assert float(space.singular_values[0]) > 0.1 * float(space.sigma_1)
-    stored = encode_batch(noise_keys(SECRET, pixels), pixels, Recipe(GAUSSIAN, space, 10.0)).stored
+    stored = encode_batch(noise_keys(SECRET, b"", pixels), pixels, Recipe(GAUSSIAN, space, 10.0)).stored
     certificate = bounds.certify(layer, space, pixels, stored)
     assert bool(certificate.holds.all())
     assert abs(float(jnp.median(certificate.feature_gap / certificate.expected_gap)) - 1) <= 0.10
@@ -101,7 +101,7 @@ def test_reader_deviation_is_predicted(images, values, reader):
     """Mean energy at a reader's first layer within 5 % of s^2 trace(V_N^T G V_N); the tails hold as often as promised."""
     pixels, _ = images
     space = low_sensitivity(values, "relative", 1e-2)
-    stored = encode_batch(noise_keys(SECRET, pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored
+    stored = encode_batch(noise_keys(SECRET, b"", pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored
     delta = stored - pixels.astype(np.float32) / 255
     layer, t = load_model(reader).first_layer, 3.0
     energy = bounds.noise_energy(layer, delta)
