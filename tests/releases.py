@@ -11,6 +11,7 @@ from PIL import Image
 
 import ne_jax
 from ne_jax.attacks.attack import Attack, Knowledge, restricted
+from ne_jax.attacks.moments import growing
 from tests.photos import photographs
 
 WINDOW, SHAPE, DIRECTIONS, NUMBERS = (4, 4, 3), (64, 64, 3), 20, 48
@@ -50,15 +51,23 @@ def known(make_layer: Callable) -> tuple[np.ndarray, Knowledge]:
     originals = crops(1, 15, 2)
     releases, again = (recoded(originals, space, seed) for seed in (1, 2))
     knowledge = Knowledge(0, WINDOW, crops(0, 20, 2), releases, again, originals, None, layer, space, None, space, b"")
-    return recoded(clean(), space, 3), knowledge
+    stored = recoded(clean(), space, 3)
+    return stored, whole(knowledge, stored)
+
+
+def whole(knowledge: Knowledge, stored: np.ndarray) -> Knowledge:
+    """The whole release: what is known of it, and what is attacked."""
+    released = np.concatenate([knowledge.releases, stored])
+    return knowledge._replace(released=released, moments=growing(iter([released]), knowledge.patch, [len(released)])[0])
 
 
 def without_noise(knowledge: Knowledge) -> Knowledge:
-    return knowledge._replace(releases=knowledge.originals, again=knowledge.originals)
+    return whole(knowledge._replace(releases=knowledge.originals, again=knowledge.originals), clean())
 
 
 def with_isotropic(knowledge: Knowledge) -> Knowledge:
-    return knowledge._replace(releases=isotropic(knowledge.originals, 1), again=isotropic(knowledge.originals, 2))
+    first, second = (isotropic(knowledge.originals, seed) for seed in (1, 2))
+    return whole(knowledge._replace(releases=first, again=second), isotropic(clean(), 3))
 
 
 def decibels(images: np.ndarray) -> float:

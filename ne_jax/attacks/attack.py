@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from ne_jax.attacks.moments import Moments
 from ne_jax.core.first_layer import FirstLayer
 from ne_jax.core.pixels import Images
 from ne_jax.core.subspace import Subspace
@@ -25,7 +26,8 @@ class Knowledge(NamedTuple):
 
     seed: of whatever is random in the attack. patch: (height, width, channels) of the authorized model's windows, which the release's
     manifest tells; 8 x 8 where windows overlap.
-    public: clean images of other pictures. releases: other NEs of the same authorized model.
+    public: clean images of other pictures. moments: of all files of the release. released: the files themselves, evenly spread where
+    not all fit into memory. releases: some of them, of which more may be known.
     again: `releases` once more, the same pictures under new noise.
     originals: the clean images of `releases`, in their order; attacks of tier 4 take them for more public ones.
     labels: of `releases`, a reader's classes.
@@ -46,6 +48,8 @@ class Knowledge(NamedTuple):
     model: Model | None = None
     sibling: Subspace | None = None
     artefact: bytes | None = None
+    moments: Moments | None = None
+    released: Images | None = None
 
 
 class Attack(NamedTuple):

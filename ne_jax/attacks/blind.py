@@ -103,11 +103,13 @@ def _jumps(image: Float[np.ndarray, "height width channels"], unit: Unit) -> Flo
     return np.concatenate(parts, 1)
 
 
-def _noise(releases: Images, public: Public, unit: Unit, directions: Directions) -> Float[np.ndarray, "d k"]:
-    """F with the noise's covariance F F^T, by the generalised eigenvalues of differences of neighbours, releases against public."""
+def _noise(
+    moment: Float[np.ndarray, "d d"], public: Public, unit: Unit, directions: Directions
+) -> Float[np.ndarray, "d k"]:
+    """F with the noise's covariance F F^T, by the generalised eigenvalues of differences of neighbours: their second moment in releases
+    against that in public images."""
     null = np.zeros(int(np.prod(unit)))
     prior = prior_of(unit, null, second_moment(steps(public, unit), null))
-    moment = second_moment(steps(releases, unit), null)
     values, vectors = descending(prior.inverse @ moment @ prior.inverse)
     count = leading(values, directions, floor=1.0)
     return prior.root @ (vectors[:, :count] * np.sqrt(np.maximum(values[:count] - 1, 1e-6)))
@@ -121,22 +123,26 @@ def single_image(stored: Images, knowledge: Knowledge, directions: Directions = 
         raise UserError(
             f"an image has {patches} patches of {numbers} numbers: one picture does not show their covariance"
         )
-    prior = patch_prior(public, unit)
+    prior, null = patch_prior(public, unit), np.zeros(numbers)
     images = [image[None] for image in stored]
+    moments = [second_moment(steps(image, unit), null) for image in images]
     return np.concatenate(
-        [changed(image, prior, inpainting(prior, _noise(image, public, unit, directions))) for image in images]
+        [
+            changed(image, prior, inpainting(prior, _noise(moment, public, unit, directions)))
+            for image, moment in zip(images, moments, strict=True)
+        ]
     )
 
 
 def principal_components(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
-    """Principal components of all releases are taken for noise and removed. Knows no photograph, so takes what images vary most in too.
+    """Principal components of the whole release are taken for noise and removed. Knows no photograph, so takes what images vary most in
+    too.
 
     directions: their number, "knee" or a share of all.
     """
-    unit = knowledge.patch
-    seen = np.concatenate([given(knowledge.releases, "releases"), stored])
-    prior = patch_prior(seen, unit)
-    values, vectors = descending(second_moment(steps(seen, unit), np.zeros(len(prior.mean))))
+    moments = given(knowledge.moments, "moments of the release")
+    prior = prior_of(knowledge.patch, moments.mean, moments.covariance)
+    values, vectors = descending(moments.steps)
     skipped = min(_FIRST, len(values) // 4) if directions == "knee" else 0
     found = leading(values[skipped:], directions, ROUNDING, contrast=1.3)
     return changed(stored, prior, removal(vectors[:, : found + skipped if found else 0]))
@@ -145,7 +151,7 @@ def principal_components(stored: Images, knowledge: Knowledge, directions: Direc
 def gevd_projection(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
     """V_N from `_noise`; the public mean takes the place of what lies in it."""
     public = given(knowledge.public, "public photographs")
-    low, _ = np.linalg.qr(_seen(stored, knowledge, public, directions))
+    low, _ = np.linalg.qr(_seen(knowledge, public, directions))
     return changed(stored, patch_prior(public, knowledge.patch), removal(low))
 
 
@@ -153,7 +159,7 @@ def gevd_inpainting(stored: Images, knowledge: Knowledge, directions: Directions
     """V_N from `_noise`; what photographs have there, given the rest of the patch, takes the place of what lies in it."""
     public = given(knowledge.public, "public photographs")
     prior = patch_prior(public, knowledge.patch)
-    return changed(stored, prior, inpainting(prior, _seen(stored, knowledge, public, directions)))
+    return changed(stored, prior, inpainting(prior, _seen(knowledge, public, directions)))
 
 
 def blind_wiener(stored: Images, knowledge: Knowledge, directions: Directions = 1.0, strength: float = 1.0) -> Images:
@@ -163,13 +169,12 @@ def blind_wiener(stored: Images, knowledge: Knowledge, directions: Directions = 
     """
     public = given(knowledge.public, "public photographs")
     prior = patch_prior(public, knowledge.patch)
-    return changed(stored, prior, inpainting(prior, _seen(stored, knowledge, public, directions), strength))
+    return changed(stored, prior, inpainting(prior, _seen(knowledge, public, directions), strength))
 
 
-def _seen(stored: Images, knowledge: Knowledge, public: Public, directions: Directions) -> Float[np.ndarray, "d k"]:
-    """`_noise` of the releases and of the images under attack themselves."""
-    seen = np.concatenate([given(knowledge.releases, "releases"), stored])
-    return _noise(seen, public, knowledge.patch, directions)
+def _seen(knowledge: Knowledge, public: Public, directions: Directions) -> Float[np.ndarray, "d k"]:
+    """`_noise` of the whole release."""
+    return _noise(given(knowledge.moments, "moments of the release").steps, public, knowledge.patch, directions)
 
 
 def repeated_release(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
@@ -208,16 +213,16 @@ ATTACKS = (
     ),
     _attack("single_image", "covariance of one image", single_image, {"public"}),
     _attack(
-        "principal_components", "principal components of releases", principal_components, {"releases"},
+        "principal_components", "principal components of releases", principal_components, {"moments"},
         quick=[{"directions": "knee"}, {"directions": 0.5}],
     ),
     _attack(
-        "gevd_projection", "subspace from releases against photographs, removed", gevd_projection, {"releases", "public"},
+        "gevd_projection", "subspace from releases against photographs, removed", gevd_projection, {"moments", "public"},
         quick=[{"directions": "knee"}, {"directions": 0.5}],
     ),
-    _attack("gevd_inpainting", "subspace from releases against photographs, inpainted", gevd_inpainting, {"releases", "public"}),
+    _attack("gevd_inpainting", "subspace from releases against photographs, inpainted", gevd_inpainting, {"moments", "public"}),
     _attack(
-        "blind_wiener", "Wiener filter, noise estimated from releases", blind_wiener, {"releases", "public"},
+        "blind_wiener", "Wiener filter, noise estimated from releases", blind_wiener, {"moments", "public"},
         [{"directions": share, "strength": strength} for share in ("knee", 1.0) for strength in (1.0, 3.0, 10.0)],
         [{"directions": 1.0, "strength": 1.0}, {"directions": "knee", "strength": 3.0}],
     ),

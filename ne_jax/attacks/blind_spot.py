@@ -83,7 +83,7 @@ def blind_spot(
     Noise of a subspace is told by the rest of its patch, so with "pixels" it is learned with the image unless it is weak; with
     "patches" it is not, and detail is lost with it.
     """
-    releases = given(knowledge.releases, "releases")
+    releases = given(knowledge.released, "the release")
     generator = np.random.default_rng(knowledge.seed)
     channels, patch = stored.shape[-1], knowledge.patch
     graphdef, params = small_network(channels + 1, channels, widths, knowledge.seed)
@@ -109,7 +109,7 @@ def blind_spot(
 _HIDDEN = (("patches", 4), ("patches", 9), ("pixels", 4), ("pixels", 16))
 ATTACKS = (
     Attack(
-        "blind_spot", 2, "Blind-spot network", "images", blind_spot, frozenset({"releases"}),
+        "blind_spot", 2, "Blind-spot network", "images", blind_spot, frozenset({"released"}),
         tuple({"steps": 2000, "hide": hide, "folds": folds} for hide, folds in _HIDDEN), ({"steps": 60},),
         "Batson and Royer 2019, arXiv 1901.11365",
     ),

@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ne_jax.attacks.attack import Attack, Knowledge, restricted
+from ne_jax.attacks.moments import Moments, counts
 from ne_jax.attacks.registry import BY_NAME
 from ne_jax.attacks.run_one import Pool, Target, measured, psnr
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import interval, read
 from ne_jax.measure.records import Growth
 
+RELEASED = "NEs released"
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {
-    "NEs released": ("principal_components", "gevd_inpainting"),
+    RELEASED: ("principal_components", "gevd_inpainting", "equal_eigenvalues", "shared_by_neighbours"),
     "known pairs": ("difference_subspace", "ridge_decoder"),
     "labelled NEs": ("linear_adapter",),
 }
 _COUNTED_FIELDS = ("releases", "again", "originals", "labels")
 
 
-def counts(most: int) -> list[int]:
-    """1, 4, 16, ... and `most`."""
-    return sorted({*(4**power for power in range(10) if 4**power < most), most})
-
-
-def curves(knowledge: Knowledge, reported: Pool, targets: Sequence[Target], authorized: str) -> list[Growth]:
+def curves(
+    knowledge: Knowledge, more: Sequence[Moments], reported: Pool, targets: Sequence[Target], authorized: str
+) -> list[Growth]:
     """A line for each attack of COUNTED, count and reader; attacks that have no meaning here are left out. Attacks on readers are shown
-    for the first reader that is not the authorized model."""
+    for the first reader that is not the authorized model. more: moments of more and more files, up to the whole release."""
     rows = []
     others = [each for each in targets if each.reader.name != authorized]
     for counted, names in COUNTED.items():
         for attack in (BY_NAME[name] for name in names):
             if any(getattr(knowledge, name) is None for name in attack.knows):
                 continue
-            for count in counts(len(knowledge.releases)):
+            for count, known in _growing(knowledge, more, counted):
                 with contextlib.suppress(UserError):  # too few for this attack, or no meaning here
-                    rows += _point(attack, counted, count, knowledge, reported, others)
+                    rows += _point(attack, counted, count, known, reported, others)
     return rows
+
+
+def _growing(knowledge: Knowledge, more: Sequence[Moments], counted: str) -> Iterator[tuple[int, Knowledge]]:
+    if counted == RELEASED:
+        for moments in more:
+            yield moments.images, knowledge._replace(moments=moments)
+    else:
+        for count in counts(len(knowledge.releases)):
+            yield count, _first(knowledge, count)
 
 
 def _first(knowledge: Knowledge, count: int) -> Knowledge:
@@ -51,7 +59,7 @@ def _first(knowledge: Knowledge, count: int) -> Knowledge:
 def _point(
     attack: Attack, counted: str, count: int, knowledge: Knowledge, reported: Pool, others: Sequence[Target]
 ) -> list[Growth]:
-    allowed, parameters = restricted(_first(knowledge, count), attack), attack.quick[0]
+    allowed, parameters = restricted(knowledge, attack), attack.quick[0]
     if attack.kind == "images":
         images = np.asarray(attack.run(reported.stored, allowed, **parameters), np.float32)
         seen = [(each, read(each.reader, images), psnr(images, reported.clean)) for each in others]

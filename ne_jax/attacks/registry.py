@@ -12,6 +12,7 @@ from ne_jax.attacks import (
     processing,
     reader_training,
     unet_pairs,
+    whole_release,
 )
 from ne_jax.attacks.attack import Attack
 
@@ -22,6 +23,7 @@ _MODULES = (
     known_pairs,
     layer_known,
     blind_spot,
+    whole_release,
     unet_pairs,
     network_known,
     reader_training,

@@ -11,7 +11,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from types import GenericAlias
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,43 +20,24 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from ne_jax import files
-from ne_jax.attacks.attack import Attack, Knowledge
+from ne_jax.attacks.attack import Attack
 from ne_jax.attacks.curves import curves
 from ne_jax.attacks.registry import ATTACKS
-from ne_jax.attacks.run_one import Pool, Target, Tried, attack_images, attack_reader, best, psnr, row, target
-from ne_jax.core.bounds import same_patches
-from ne_jax.core.pixels import Images, float_pixels, from_bytes
-from ne_jax.core.rules import low_sensitivity
-from ne_jax.core.spectrum import spectrum
-from ne_jax.core.subspace import PatchSubspace, Subspace
-from ne_jax.data import sources
+from ne_jax.attacks.run_one import Target, Tried, attack_images, attack_reader, best, psnr, row, target
 from ne_jax.errors import UserError
 from ne_jax.files import Record
 from ne_jax.measure.records import Attacked, Attacks, Growth, Head, NotRun, joined
 from ne_jax.models.model import Model
-from ne_jax.recoding.encode_batch import encode_batch
-from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
-from ne_jax.stages.artefact import artefact
-from ne_jax.stages.evaluate import has_labels, truths
+from ne_jax.stages.attack_scene import Scene, scene_of
+from ne_jax.stages.evaluate import has_labels
 from ne_jax.stages.job import Job, load_named
-from ne_jax.stages.pairs import pairs
 
 RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
 PREPROCESSING = "preprocessing.jsonl"  # tier 1, a record for each set of parameters
 NOT_RUN = "attacks_not_run.json"  # what has no meaning here, and why
 CURVES = "attack_curves.jsonl"  # what more NEs, pairs or labels give an attacker
-_WITHOUT_WINDOWS = (8, 8)  # patches for attacks, where the authorized model's windows overlap
 Made = TypeVar("Made")
-
-
-class Scene(NamedTuple):
-    """A release as an attacker finds it: what is attacked and reported, the attacker's own images to choose parameters on, and the
-    rest of what an attacker may know."""
-
-    reported: Pool
-    own: Pool
-    knowledge: Knowledge
 
 
 class Kept(Record, kw_only=True):
@@ -79,7 +60,7 @@ def run(job: Job) -> list[Attacked]:
 
 
 def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> Attacks:
-    scene, settings = _scene(job, release_format, readers), dataclasses.asdict(job.config.attack)
+    scene, settings = scene_of(job, release_format, readers), dataclasses.asdict(job.config.attack)
     del settings["only"], settings["external"]  # what was kept does not hang on them
     targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
     head = Head(
@@ -94,7 +75,7 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
             make = functools.partial(_attacked, job, attack, scene, targets, head)
             found.append(_kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), Attacks, make))
     if not job.config.attack.only:
-        make = functools.partial(curves, scene.knowledge, scene.reported, targets, job.authorized.name)
+        make = functools.partial(curves, scene.knowledge, scene.more, scene.reported, targets, job.authorized.name)
         grown = _kept(job, release_format, "curves", settings, list[Growth], make)
         found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
     return joined(found)
@@ -106,72 +87,6 @@ def _wanted(job: Job) -> list[Attack]:
     if unknown:
         raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")
     return [attack for attack in ATTACKS if not only or attack.name in only]
-
-
-def _scene(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
-    settings = job.config.attack
-    wanted = np.array([settings.images, settings.own_images, settings.releases])
-    total = sum(pair.kept for pair in pairs(job, release_format, limit=int(wanted.sum())))
-    if total < 6:
-        raise UserError(f"{job.release_dir(release_format)} has {total} images; attacks need 6 or more")
-    counts = np.maximum(wanted * min(total, wanted.sum()) // wanted.sum(), 2)
-    reported, own, known = _pools(job, release_format, readers, counts)
-    space, layer = job.space, job.authorized.first_layer
-    window = space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
-    knowledge = Knowledge(
-        patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
-        originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
-        sibling=_sibling(job, readers), artefact=artefact(job, release_format),
-    )  # fmt: skip
-    return Scene(reported, own, knowledge)
-
-
-def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.ndarray) -> list[Pool]:
-    """The first images of the release cut into pools of these sizes."""
-    parts = list(pairs(job, release_format, limit=int(counts.sum())))
-    stored = np.concatenate([part.stored[: part.kept] for part in parts])
-    clean = np.concatenate([from_bytes(part.clean[: part.kept]) for part in parts])
-    labels = truths(job, list(readers), np.concatenate([part.indices for part in parts]))
-    ends = np.cumsum(counts)
-    places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return [Pool(stored[rows], clean[rows], None if labels is None else labels[rows]) for rows in places]
-
-
-def _public(job: Job, start: int) -> Images:
-    """Clean images of the same source, which is the best that an attacker can hope for: behind those of the release that are attacked,
-    or the last ones."""
-    count, total = job.config.attack.public, len(job.source.names)
-    indices = np.arange(total)[start : start + count] if total >= start + count else np.arange(total)[-count:]
-    broken: list[str] = []
-    batches = sources.batches(
-        job.source, job.authorized.preprocess, len(indices), indices.tolist(), lambda _, why: broken.append(why)
-    )
-    found = [from_bytes(batch.pixels[batch.mask]) for batch in batches]
-    if not found or not len(found[0]):
-        raise UserError(f"data: none of {len(indices)} public images can be read; the first: {broken[0]}")
-    return np.concatenate(found)
-
-
-def _again(job: Job, release_format: str, known: Pool) -> Images | None:
-    """`known` released a second time under another secret; None where recoding runs networks, which takes too long."""
-    if job.design(release_format).runs_networks:
-        return None
-    pixels = np.round(known.clean * 255).astype(np.uint8)
-    keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), artefact(job, release_format), pixels)
-    return float_pixels(np.asarray(encode_batch(keys, pixels, job.recipe(release_format)).stored))
-
-
-def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:
-    """Of the readers with the same patches, the low-sensitivity subspace that has most in common with the authorized model's."""
-    if not isinstance(job.space, PatchSubspace):
-        return None
-    shape, spaces = job.authorized.preprocess.image_shape, []
-    for reader in readers:
-        if reader.name != job.authorized.name and same_patches(reader.first_layer, job.space):
-            values = spectrum(reader.first_layer, shape)
-            spaces.append(low_sensitivity(values, "count", job.space.num_directions))
-    common = [float(np.sum((np.asarray(space.basis).T @ np.asarray(job.space.basis)) ** 2)) for space in spaces]
-    return spaces[int(np.argmax(common))] if spaces else None
 
 
 def _kept(

@@ -84,7 +84,7 @@ def test_neighbours_of_a_hidden_patch_are_seen():
 def test_blind_spot_learns_from_noise_alone(clean, noisy):
     """Trained on releases, never on a clean pixel, it is nearer to the clean images than the mean of what surrounds a hidden patch, with
     which it starts, and far nearer than the release."""
-    knowledge, some = Knowledge(patch=PATCH, releases=noisy), slice(None, None, 5)
+    knowledge, some = Knowledge(patch=PATCH, released=noisy), slice(None, None, 5)
     before, after = (
         error(blind_spot(noisy[some], knowledge, steps=steps, rate=3e-3), clean[some]) for steps in (0, 60)
     )
@@ -132,7 +132,7 @@ def test_own_pairs_stay_in_the_box_of_an_8_bit_release(clean, wide):
 def test_the_seed_decides(noisy):
     """Same seed, same bytes; another seed, other images."""
     one, again, other = (
-        blind_spot(noisy[:8], Knowledge(seed=seed, patch=PATCH, releases=noisy[:16]), steps=2) for seed in (1, 1, 2)
+        blind_spot(noisy[:8], Knowledge(seed=seed, patch=PATCH, released=noisy[:16]), steps=2) for seed in (1, 1, 2)
     )
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
@@ -146,6 +146,6 @@ def test_missing_knowledge_is_said(noisy, attack):
 def test_sides_that_do_not_divide():
     """Images of whole patches and some rows, as DINOv2's at 112: the network pads and cuts, what lies in no patch stays."""
     images = np.random.default_rng(0).uniform(size=(4, 18, 21, 3)).astype(np.float32)
-    knowledge = Knowledge(patch=(4, 4, 3), releases=images, originals=images)
+    knowledge = Knowledge(patch=(4, 4, 3), releases=images, released=images, originals=images)
     assert np.array_equal(unet(images, knowledge, steps=0)[:, 16:], images[:, 16:])
     assert unet(images, knowledge, steps=1).shape == images.shape

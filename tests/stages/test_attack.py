@@ -16,6 +16,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.report import attack_sections, report
 from ne_jax.stages import analyse, check, encode, evaluate, inspect_model
 from ne_jax.stages import attack as stage
+from ne_jax.stages.attack_scene import scene_of
 from tests.jobs import opened
 
 LEAVES = {
@@ -110,7 +111,7 @@ def test_numbers_that_are_not_finite_end_one_attack(attacked):
     job, _ = attacked
     broken = BY_NAME["flip"]._replace(run=lambda stored, knowledge: stored * np.nan)
     readers = [load_model("resnet_a")]
-    scene = stage._scene(job, "png8", readers)
+    scene = scene_of(job, "png8", readers)
     targets = [target(readers[0], False, scene.reported, scene.own)]
     found = stage._attacked(job, broken, scene, targets, Head(authorized="vit_a", release_format="png8", psnr_db=None))
     assert found.records == [] and "flip gives numbers that are not finite, with {}" in found.not_run[0].why

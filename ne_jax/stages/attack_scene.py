@@ -1,0 +1,137 @@
+"""What an attacker of a release finds and may know, gathered from a job: the whole release, and what each tier has beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ne_jax.attacks.attack import Knowledge
+from ne_jax.attacks.moments import Moments, counts, growing
+from ne_jax.attacks.run_one import Pool
+from ne_jax.core.bounds import same_patches
+from ne_jax.core.linear_estimate import Unit
+from ne_jax.core.pixels import Images, float_pixels, from_bytes
+from ne_jax.core.rules import low_sensitivity
+from ne_jax.core.spectrum import spectrum
+from ne_jax.core.subspace import PatchSubspace, Subspace
+from ne_jax.data import sources
+from ne_jax.errors import UserError
+from ne_jax.models.model import Model
+from ne_jax.recoding.encode_batch import encode_batch
+from ne_jax.recoding.noise_keys import noise_keys
+from ne_jax.release import manifest, reading
+from ne_jax.stages.artefact import artefact
+from ne_jax.stages.evaluate import truths
+from ne_jax.stages.job import Job
+from ne_jax.stages.pairs import pairs
+
+_WITHOUT_WINDOWS = (8, 8)  # patches for attacks, where the authorized model's windows overlap
+_MEMORY = 1 << 30  # bytes of stored images that an attack that trains on them holds
+
+
+class Scene(NamedTuple):
+    """A release as an attacker finds it: what is attacked and reported, the attacker's own images to choose parameters on, and the
+    rest of what an attacker may know. more: moments of 1, 4, 16, ... and all files."""
+
+    reported: Pool
+    own: Pool
+    knowledge: Knowledge
+    more: list[Moments]
+
+
+def scene_of(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
+    """What an attacker finds and may know. Raises UserError for a release of fewer than 6 images."""
+    settings = job.config.attack
+    wanted = np.array([settings.images, settings.own_images, settings.releases])
+    total = sum(pair.kept for pair in pairs(job, release_format, limit=int(wanted.sum())))
+    if total < 6:
+        raise UserError(f"{job.release_dir(release_format)} has {total} images; attacks need 6 or more")
+    counts = np.maximum(wanted * min(total, wanted.sum()) // wanted.sum(), 2)
+    reported, own, known = _pools(job, release_format, readers, counts)
+    space, layer = job.space, job.authorized.first_layer
+    window = space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
+    more = _moments(job, release_format, window)
+    knowledge = Knowledge(
+        patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
+        originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
+        sibling=_sibling(job, readers), artefact=artefact(job, release_format), moments=more[-1],
+        released=_released(job, release_format),
+    )  # fmt: skip
+    return Scene(reported, own, knowledge, more)
+
+
+def _moments(job: Job, release_format: str, unit: Unit) -> list[Moments]:
+    folder = job.release_dir(release_format)
+    total = manifest.read_manifest(folder).images
+    with tqdm(total=total, desc=f"moments {release_format}", unit="image") as bar:
+
+        def told() -> Iterator[Images]:
+            for names, images in reading.read_release(folder, job.config.batch_size):
+                yield images
+                bar.update(len(names))
+
+        return growing(told(), unit, counts(total))
+
+
+def _released(job: Job, release_format: str) -> Images:
+    """All files of the release, or as many of them, evenly spread, as _MEMORY holds."""
+    folder = job.release_dir(release_format)
+    facts = manifest.read_manifest(folder)
+    step = -(-facts.images * 4 * int(np.prod(facts.image_shape)) // _MEMORY)
+    kept, seen = [], 0
+    for names, images in reading.read_release(folder, job.config.batch_size):
+        kept.append(images[-seen % step :: step])
+        seen += len(names)
+    return np.concatenate(kept)
+
+
+def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.ndarray) -> list[Pool]:
+    """The first images of the release cut into pools of these sizes."""
+    parts = list(pairs(job, release_format, limit=int(counts.sum())))
+    stored = np.concatenate([part.stored[: part.kept] for part in parts])
+    clean = np.concatenate([from_bytes(part.clean[: part.kept]) for part in parts])
+    labels = truths(job, list(readers), np.concatenate([part.indices for part in parts]))
+    ends = np.cumsum(counts)
+    places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [Pool(stored[rows], clean[rows], None if labels is None else labels[rows]) for rows in places]
+
+
+def _public(job: Job, start: int) -> Images:
+    """Clean images of the same source, which is the best that an attacker can hope for: behind those of the release that are attacked,
+    or the last ones."""
+    count, total = job.config.attack.public, len(job.source.names)
+    indices = np.arange(total)[start : start + count] if total >= start + count else np.arange(total)[-count:]
+    broken: list[str] = []
+    batches = sources.batches(
+        job.source, job.authorized.preprocess, len(indices), indices.tolist(), lambda _, why: broken.append(why)
+    )
+    found = [from_bytes(batch.pixels[batch.mask]) for batch in batches]
+    if not found or not len(found[0]):
+        raise UserError(f"data: none of {len(indices)} public images can be read; the first: {broken[0]}")
+    return np.concatenate(found)
+
+
+def _again(job: Job, release_format: str, known: Pool) -> Images | None:
+    """`known` released a second time under another secret; None where recoding runs networks, which takes too long."""
+    if job.design(release_format).runs_networks:
+        return None
+    pixels = np.round(known.clean * 255).astype(np.uint8)
+    keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), artefact(job, release_format), pixels)
+    return float_pixels(np.asarray(encode_batch(keys, pixels, job.recipe(release_format)).stored))
+
+
+def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:
+    """Of the readers with the same patches, the low-sensitivity subspace that has most in common with the authorized model's."""
+    if not isinstance(job.space, PatchSubspace):
+        return None
+    shape, spaces = job.authorized.preprocess.image_shape, []
+    for reader in readers:
+        if reader.name != job.authorized.name and same_patches(reader.first_layer, job.space):
+            values = spectrum(reader.first_layer, shape)
+            spaces.append(low_sensitivity(values, "count", job.space.num_directions))
+    common = [float(np.sum((np.asarray(space.basis).T @ np.asarray(job.space.basis)) ** 2)) for space in spaces]
+    return spaces[int(np.argmax(common))] if spaces else None

@@ -1,0 +1,45 @@
+"""Moments of a whole release: read batch by batch, they are those of all its files at once."""
+
+import numpy as np
+import pytest
+
+from ne_jax.attacks.moments import counts, growing
+from ne_jax.core.linear_estimate import cut, second_moment, steps
+from ne_jax.errors import UserError
+
+IMAGES = np.random.default_rng(0).random((11, 8, 12, 2), np.float32)
+UNIT = (4, 4, 2)
+
+
+def test_they_are_those_of_all_images_whatever_the_batches():
+    """At every number asked for, also within a batch; of no more images than there are."""
+    batches = [IMAGES[:3], IMAGES[3:4], IMAGES[4:]]
+    found = growing(iter(batches), UNIT, [1, 4, 9, 99])
+    assert [each.images for each in found] == [1, 4, 9, 11] and [each.patches for each in found] == [6, 24, 54, 66]
+    for each in found:
+        patches = cut(IMAGES[: each.images], UNIT)
+        mean = patches.mean((0, 1), dtype=np.float64)
+        np.testing.assert_allclose(each.mean, mean, atol=1e-12)
+        np.testing.assert_allclose(each.covariance, second_moment(patches, mean), atol=1e-6)
+        differences = steps(IMAGES[: each.images], UNIT)
+        np.testing.assert_allclose(each.steps, second_moment(differences, np.zeros(32)), atol=1e-6)
+
+
+def test_small_eigenvalues_are_not_drowned():
+    """A direction in which patches vary by a ten thousandth of what they do elsewhere is seen to a millionth."""
+    generator = np.random.default_rng(1)
+    scale = np.ones((4, 4, 1), np.float32)
+    scale[0, 0] = 1e-4
+    images = np.tile(scale, (1, 2, 2, 1)) * generator.standard_normal((500, 8, 8, 1)).astype(np.float32) + 5
+    values = np.linalg.eigvalsh(growing(iter([images]), (4, 4, 1), [500])[0].covariance)
+    assert 0 < values[0] < 1e-6 and values[1] > 0.5
+
+
+def test_counts_grow_by_four_and_end_with_all():
+    """What curves are drawn over."""
+    assert counts(70) == [1, 4, 16, 64, 70] and counts(64) == [1, 4, 16, 64] and counts(1) == [1]
+
+
+def test_an_empty_release_is_told():
+    with pytest.raises(UserError, match="no image"):
+        growing(iter([]), UNIT, [4])
