@@ -25,11 +25,12 @@ SHAPE, COUNT, TRAINED = (112, 112, 1), 320, 200
 
 @pytest.fixture(scope="module")
 def release():
-    """NEs of vit_a's null space at 0 dB, which nobody else reads, with their classes."""
+    """NEs of vit_a's null space at 0 dB, which nobody else reads, with their classes. Of four draws of noise the one whose figure for
+    `from_scratch`, .38, is nearest to their mean (.32 to .46)."""
     source = open_source("fashion_mnist", limit=COUNT)
     pixels = next(batches(source, load_model("vit_a").preprocess, COUNT, range(COUNT), lambda *_: None)).pixels
     space = low_sensitivity(spectrum(load_model("vit_a").first_layer, SHAPE), "relative", 1e-2)
-    stored = np.asarray(encode_batch(noise_keys(bytes(32), b"", pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
+    stored = np.asarray(encode_batch(noise_keys(bytes(32), b"1", pixels), pixels, Recipe(GAUSSIAN, space, 0.0)).stored)
     return stored, np.asarray(source.labels())
 
 
@@ -106,7 +107,7 @@ def test_statistics_are_those_of_the_images(knowledge):
 
 def test_from_scratch_learns(release, knowledge):
     """From 200 NEs and labels alone, well above chance on others; in the reader's place, whose name it keeps."""
-    model = from_scratch(load_model("vit_b"), knowledge, steps=160)
+    model = from_scratch(load_model("vit_b"), knowledge, steps=120)
     assert model.name == "vit_b" and accuracy(model, release) > 0.35
 
 
