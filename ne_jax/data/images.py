@@ -21,6 +21,7 @@ import contextlib
 import io
 import os
 import struct
+from collections.abc import Callable
 
 import numpy as np
 from PIL import (
@@ -34,15 +35,17 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from ne_jax.data import jpeg, tiff
+
 MAX_PIXELS = 100_000_000
 
 # Not Image.open, which warns, or raises, at a limit of its own, and the same for the whole process.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
+_READERS: dict[str, Callable[[io.BufferedIOBase], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": tiff.open_tiff,
 }
 # What Pillow raises for broken files: seen with a million of them, damaged at random.
 _FAULTS = (
@@ -85,7 +88,43 @@ def _reason(error: Exception) -> str:
 
 
 def _read(file: io.BufferedIOBase, label: str, max_pixels: int) -> Image.Image:
-    reader, image = _header(file, label)
+    reader = _format(file, label)
+    if reader == "JPEG":
+        data = file.read()
+        jpeg.refuse(data)
+        file = io.BytesIO(data)
+    image = _READERS[reader](file)
+    _check_size(image, reader, label, max_pixels)
+    decoded = _decoded(file, reader, image)
+    orientation, exif = _orientation(image), _exif(image)  # after it is decoded, when Pillow has turned a TIFF itself
+    profile = image.info.get("icc_profile", b"")
+    picture = _eight_bits(decoded, label)
+    if orientation in _UPRIGHT:
+        picture = picture.transpose(_UPRIGHT[orientation])
+    fitting = profile if profile[16:20] == {"L": b"GRAY", "RGB": b"RGB "}[picture.mode] else b""
+    kept = {"exif": exif, "icc_profile": fitting}
+    picture.info = {name: value for name, value in kept.items() if value}
+    return picture
+
+
+def _format(file: io.BufferedIOBase, label: str) -> str:
+    """The name of the format, one of `_READERS`."""
+    prefix = file.read(16)
+    file.seek(0)
+    if not prefix:
+        raise BrokenImage(f"{label}: empty file")
+    for name in _READERS:
+        if Image.OPEN[name.upper()][1](prefix):
+            return name
+    Image.init()
+    for name, (_, accept) in Image.OPEN.items():
+        if accept and accept(prefix.ljust(16, b"\0")):  # some look further than a short file goes
+            raise BrokenImage(f"{label}: {name}, by its first bytes, is not taken; convert it to {', '.join(_READERS)}")
+    raise BrokenImage(f"{label}: not an image")
+
+
+def _check_size(image: Image.Image, reader: str, label: str, max_pixels: int) -> None:
+    """Before anything is decoded."""
     width, height = image.size
     if width * height > max_pixels:
         raise BrokenImage(
@@ -96,32 +135,16 @@ def _read(file: io.BufferedIOBase, label: str, max_pixels: int) -> Image.Image:
         raise BrokenImage(f"{label}: {width} x {height} pixels, more than Pillow reads of a TIFF; convert it to PNG")
     if getattr(image, "n_frames", 1) > 1:
         raise BrokenImage(f"{label}: {image.n_frames} pictures in one {reader}; give each a file of its own")
-    image.load()
-    orientation, exif = _orientation(image), _exif(image)
-    profile = image.info.get("icc_profile", b"")
-    picture = _eight_bits(image, label)
-    if orientation in _UPRIGHT:
-        picture = picture.transpose(_UPRIGHT[orientation])
-    fitting = profile if profile[16:20] == {"L": b"GRAY", "RGB": b"RGB "}[picture.mode] else b""
-    kept = {"exif": exif, "icc_profile": fitting}
-    picture.info = {name: value for name, value in kept.items() if value}
-    return picture
 
 
-def _header(file: io.BufferedIOBase, label: str) -> tuple[str, ImageFile.ImageFile]:
-    """The format's name, and the image before its pixels are decoded."""
-    prefix = file.read(16)
-    file.seek(0)
-    if not prefix:
-        raise BrokenImage(f"{label}: empty file")
-    for name, reader in _READERS.items():
-        if Image.OPEN[name.upper()][1](prefix):
-            return name, reader(file)
-    Image.init()
-    for name, (_, accept) in Image.OPEN.items():
-        if accept and accept(prefix.ljust(16, b"\0")):  # some look further than a short file goes
-            raise BrokenImage(f"{label}: {name}, by its first bytes, is not taken; convert it to {', '.join(_READERS)}")
-    raise BrokenImage(f"{label}: not an image")
+def _decoded(file: io.BufferedIOBase, reader: str, image: ImageFile.ImageFile) -> Image.Image:
+    if reader == "JPEG":
+        return jpeg.decode(file.getvalue(), image)
+    if reader == "TIFF":
+        tiff.load(file, image)
+    else:
+        image.load()
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -151,6 +174,8 @@ def _eight_bits(image: Image.Image, label: str) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_integers(image, label)
     grey = image.mode in ("1", "L", "LA", "La")
+    if image.mode == "La":  # which Pillow does not lay on anything
+        image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -158,11 +183,14 @@ def _eight_bits(image: Image.Image, label: str) -> Image.Image:
 
 
 def _from_integers(image: Image.Image, label: str) -> Image.Image:
-    values = np.asarray(image).astype(np.int32)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        values, white = tiff.integers(image)
+    else:
+        values, white = np.asarray(image).astype(np.int64), 65535
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
+    if low < 0 or high > white:
         raise BrokenImage(f"{label}: values from {low} to {high}; save it with 8 bits, or with 16 and no sign")
-    grey = ((values + 128) // 257).astype(np.uint8)
+    grey = ((510 * values + white) // (2 * white)).astype(np.uint8)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey)
