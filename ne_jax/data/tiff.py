@@ -10,6 +10,7 @@ refused    camera raws, a reduced picture of a larger one in the file, masks, fl
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL.ExifTags import Base as Tag
 from ne_jax.data import jpeg
 
 _WHITE_AT_ZERO, _PALETTE, _MASK, _CMYK, _YCBCR = 0, 3, 4, 5, 6
+_ONE_COLOUR = (_WHITE_AT_ZERO, 1, _PALETTE)
 _COLOURS = dict(
     enumerate(("white at zero", "black at zero", "RGB", "palette", "mask", "CMYK", "YCbCr", "", "LAB", "ICC LAB"))
 )
@@ -55,7 +57,14 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 def open_tiff(file: io.BufferedIOBase) -> TiffImagePlugin.TiffImageFile:
     """The first picture of a TIFF, not yet decoded. Raises ValueError, which says what it is, for what is not taken."""
+    if file.read(4) == b"MM\0+":
+        raise ValueError("a big-endian BigTIFF, which is not read; save it as an ordinary TIFF, or as PNG")
+    file.seek(0)
     image = _Tiff(file)
+    if lost := _numbers(file, image.tag_v2) & set(Tag) - set(image.tag_v2):
+        raise ValueError(
+            f"a TIFF whose tags are damaged ({', '.join(sorted(Tag(tag).name for tag in lost))}); save it anew"
+        )
     for offset in _values(image.tag_v2, Tag.SubIFDs)[:_SUB_FILES]:
         if _pixels(_tags_at(file, offset)) > _pixels(image.tag_v2):
             raise ValueError(_REDUCED)
@@ -97,8 +106,14 @@ def _refusal(tags: Mapping[int, Any]) -> str:
         )
     if photometric == _CMYK and _first(tags, Tag.InkSet, 1) != 1:
         return "a TIFF of inks that are not CMYK; save it as RGB"
-    if _first(tags, Tag.SampleFormat, 1) == 2 and _first(tags, Tag.BitsPerSample, 1) == 8:  # Pillow takes it for none
-        return f"a TIFF {_described(tags)}, which is not taken; save it without a sign"
+    packed = tags.get(Tag.Compression, _UNCOMPRESSED) != _UNCOMPRESSED or tags.get(Tag.FillOrder, 1) == 2
+    if _first(tags, Tag.SampleFormat, 1) == 2 and (_first(tags, Tag.BitsPerSample, 1) == 8 or packed):
+        return f"a TIFF {_described(tags)}, {'packed, ' * packed}which is not taken; save it without a sign"
+    planes_apart = tags.get(Tag.PlanarConfiguration, 1) == 2
+    if (
+        planes_apart and photometric in _ONE_COLOUR and any(_values(tags, Tag.ExtraSamples))
+    ):  # Pillow takes one for the other
+        return f"a TIFF {_described(tags)}, alpha in a plane of its own, which is not taken; save it with the samples together"
     return ""
 
 
@@ -156,6 +171,17 @@ def _described(tags: Mapping[int, Any]) -> str:
 
 def _pixels(tags: Mapping[int, Any]) -> int:
     return tags.get(Tag.ImageWidth, 0) * tags.get(Tag.ImageLength, 0)
+
+
+def _numbers(file: io.BufferedIOBase, tags: TiffImagePlugin.ImageFileDirectory_v2) -> set[int]:
+    """Which tags there are in the file. Pillow leaves out, with a warning, those whose values it cannot reach."""
+    file.seek(2)
+    order = "<" if tags.prefix == b"II" else ">"
+    count, entry = ("Q", 20) if 43 in file.read(2) else ("H", 12)
+    file.seek(tags.offset)
+    (length,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+    table = file.read(entry * length)
+    return {struct.unpack_from(f"{order}H", table, place)[0] for place in range(0, len(table) - 1, entry)}
 
 
 def _tags_at(file: io.BufferedIOBase, offset: int) -> Mapping[int, Any]:
