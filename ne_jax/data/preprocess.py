@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from ne_jax.data.resize import part
 from ne_jax.errors import UserError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
-_REACH = 4  # pixels, more than any of the filters looks to either side
 _LONG = 16  # pictures so many times longer than wide are not resized whole: 1 x 65,500 would become 224 x 14,672,000
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's convert("L")
 
@@ -115,27 +115,13 @@ def _fit(image: Image.Image, spec: Preprocess, border: tuple[float, ...]) -> Ima
     cuts = tuple(_cut(length - spec.size, spec.crop) for length in sides)
     canvas = Image.new(image.mode, (spec.size, spec.size), border if len(border) > 1 else border[0])
     if spec.resize == "shorter" and max(sides) > _LONG * min(sides):
-        canvas.paste(_middle(image, sides, cuts, spec), tuple(-min(cut, 0) for cut in cuts))
+        low, high = zip(
+            *((max(cut, 0), min(cut + spec.size, side)) for cut, side in zip(cuts, sides, strict=True)), strict=True
+        )
+        canvas.paste(part(image, sides, (*low, *high), resample), tuple(max(-cut, 0) for cut in cuts))
     else:
         canvas.paste(image.resize(sides, resample), tuple(-cut for cut in cuts))
     return canvas
-
-
-def _middle(image: Image.Image, sides: tuple[int, int], cuts: tuple[int, int], spec: Preprocess) -> Image.Image:
-    """What the crop keeps of `image` resized to `sides`, made without the rest: equal to at most one level, as PIL may take the
-    two axes in another order."""
-    kept, window, box = [], [], []
-    for length, side, cut in zip(image.size, sides, cuts, strict=True):
-        scale = length / side
-        low, high = max(cut, 0), min(cut + spec.size, side)
-        reach = math.ceil(_REACH * max(scale, 1))
-        first, last = max(0, math.floor(low * scale) - reach), min(length, math.ceil(high * scale) + reach)
-        kept.append(high - low)
-        window.append((first, last))
-        box.append((low * scale - first, min(high * scale, length) - first))
-    (left, right), (top, bottom) = window
-    near = image.crop((left, top, right, bottom))  # PIL keeps a box in single precision, so let its numbers be small
-    return near.resize(tuple(kept), _FILTERS[spec.interpolation], box=(box[0][0], box[1][0], box[0][1], box[1][1]))
 
 
 def _resized(sides: tuple[int, int], spec: Preprocess) -> tuple[int, int]:

@@ -93,18 +93,11 @@ def test_ordinary_pictures_are_resized_whole(interpolation, crop):
 @pytest.mark.parametrize("crop", ["floor", "round"])
 @pytest.mark.parametrize("shape", [(1, 400), (400, 1), (3, 200), (200, 3), (2, 501), (40, 2000), (2000, 40), (83, 2)])
 def test_of_a_very_long_picture_only_the_middle_is_resized(shape, crop):
-    """The middle is where it would be in the whole, to one level with filters that do not overshoot; with the others to what is
-    cut off between the two passes, which PIL may take in another order."""
-    for interpolation, share in (("bilinear", 0), ("hamming", 0), ("bicubic", 0.01), ("lanczos", 0.01)):
+    """The middle is where it would be in the whole; how close, tests/data/test_resize.py says."""
+    for interpolation, share in (("bilinear", 0), ("bicubic", 0.01)):
         rules = spec(resize="shorter", resize_to=19, interpolation=interpolation, crop=crop)
         levels = np.abs(to_pixels(picture(*shape), rules).astype(int) - whole(picture(*shape), rules))
         assert (levels > 1).mean() <= share and (levels > 0).mean() <= 0.25
-    ramp = Image.fromarray(
-        np.round(np.linspace(0, 255, 400)).astype(np.uint8).reshape(shape[1] > shape[0] and (400, 1) or (1, 400))
-    )
-    for interpolation in ("nearest", "box"):  # a tie may fall to either side
-        rules = spec(channels=1, resize="shorter", interpolation=interpolation, crop=crop)
-        assert np.abs(to_pixels(ramp, rules)[..., 0].astype(int) - whole(ramp, rules)).max() <= 1
 
 
 PEAK = """
