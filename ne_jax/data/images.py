@@ -1,11 +1,14 @@
 """The one rule from any image file to an upright picture of 8 bits, grey or RGB, for folders, tars and prepared sets alike.
 
-    formats      JPEG, PNG, WebP, BMP and TIFF, one picture a file. Of a JPEG with several (MPO, as phones write it), the first
+    formats      JPEG, PNG, WebP, BMP and TIFF, one picture a file. Of a JPEG with several (MPO, as phones write it), the first.
+                 `jpeg` says which kinds of JPEG are taken, `tiff` which of TIFF; the others are refused by name
+    damage       a picture that is not whole is broken: cut files of any format, PNG by its checksums, JPEG by what its decoder warns
+                 of, inside TIFF too. The others have no checksums: what was overwritten in them without a trace is not seen
     orientation  as EXIF says
-    bits         grey of 16 bits, and of 32 within 0..65535: value / 257, rounded. Colour of 16 bits: the upper byte, which is all
-                 that Pillow gives. Black and white: 0 and 255. Floating point is refused
-    colour       palettes, CMYK, YCbCr and LAB become RGB, as Pillow converts them. ICC profiles are not applied: pixels stay as
-                 stored
+    bits         grey of 12 and 16 bits, and of 32 within 0..65535: value / 4095 or / 65535, times 255, rounded. Colour of 16 bits: the
+                 upper byte, which is all that Pillow gives. Grey of 1, 2 and 4 bits: 0 to 255 in even steps. Floating point is refused
+    colour       palettes, CMYK, YCbCr and LAB become RGB, as Pillow and libtiff convert them. ICC profiles are not applied: pixels stay
+                 as stored. Of a TIFF in which zero is white, white is 255
     alpha        laid on white
     metadata     `info` holds at most "exif" (bytes, without what the pixels now say, the orientation, and without what may show
                  the picture itself, the thumbnail and the maker's note; nothing from TIFF, where EXIF is the file's own structure)
@@ -97,7 +100,7 @@ def _read(file: io.BufferedIOBase, label: str, max_pixels: int) -> Image.Image:
     _check_size(image, reader, label, max_pixels)
     decoded = _decoded(file, reader, image)
     orientation, exif = _orientation(image), _exif(image)  # after it is decoded, when Pillow has turned a TIFF itself
-    profile = image.info.get("icc_profile", b"")
+    profile = image.info.get("icc_profile") or b""  # None where its parts do not fit
     picture = _eight_bits(decoded, label)
     if orientation in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
@@ -173,24 +176,25 @@ def _eight_bits(image: Image.Image, label: str) -> Image.Image:
         raise BrokenImage(f"{label}: floating point; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return _from_integers(image, label)
-    grey = image.mode in ("1", "L", "LA", "La")
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.mode == "La":  # which Pillow does not lay on anything
         image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("L" if grey else "RGB")
+    return image if type(image) is Image.Image and image.mode == mode else image.convert(mode)  # and let its file go
 
 
 def _from_integers(image: Image.Image, label: str) -> Image.Image:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         values, white = tiff.integers(image)
     else:
-        values, white = np.asarray(image).astype(np.int64), 65535
+        values, white = np.asarray(image), 65535
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > white:
         raise BrokenImage(f"{label}: values from {low} to {high}; save it with 8 bits, or with 16 and no sign")
-    grey = ((510 * values + white) // (2 * white)).astype(np.uint8)
+    levels = (510 * np.arange(white + 1) + white) // (2 * white)  # value / white * 255, rounded
+    grey = levels.astype(np.uint8)[values]
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255
     return Image.fromarray(grey)

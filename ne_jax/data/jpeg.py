@@ -6,7 +6,8 @@ hand its warnings on. Here a warning is an error.
     refused    12 bits, lossless, hierarchical; arithmetic coding, in which libjpeg sees no damage; a sampling of the colours that
                the strict decoder does not know
     damaged    what libjpeg warns of: data that end too early, codes that do not exist, bytes that belong to nothing. And a picture of
-               several scans that lacks some. JPEG has no checksum: a changed byte that is still good code cannot be seen
+               several scans that lacks some, and holes of zeros. JPEG has no checksum: what was changed into good code that gives
+               as many blocks as before cannot be seen
 
 The pixels are libjpeg-turbo's, as Pillow's are, bit for bit.
 """
@@ -21,7 +22,10 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # what follows an 0xff, but for data and restarts
-_END, _SCAN, _PROGRESSIVE = 0xD9, 0xDA, 0xC2
+_END, _SCAN, _PROGRESSIVE, _CODES = 0xD9, 0xDA, 0xC2, 0xC4
+_HOLE = bytes(
+    64
+)  # unless zeros are the code of a block without detail, these are two blocks with all there is, which no picture has
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _REMARKS = (*range(0xE0, 0xF0), 0xFE)  # APPn and COM
 _REFUSED = {
@@ -61,6 +65,7 @@ def decode(data: bytes, opened: JpegImagePlugin.JpegImageFile) -> Image.Image:
         opened.load()
         return opened
     _check_scans(data)
+    _check_holes(data)
     return Image.fromarray(pixels[..., 0] if opened.mode == "L" else pixels)
 
 
@@ -71,6 +76,7 @@ def check(data: bytes) -> None:
     except ValueError as error:
         raise ValueError(_told(str(error))) from error
     _check_scans(data)
+    _check_holes(data)
 
 
 def _told(reason: str) -> str:
@@ -123,3 +129,28 @@ def _check_scans(data: bytes) -> None:
             if not any(left.any() for left in bits.values()):
                 return
     raise ValueError(_told("its last scans are missing"))
+
+
+def _check_holes(data: bytes) -> None:
+    """Raise ValueError for a hole of zeros in the data, as lost sectors and downloads leave. To libjpeg it is good code."""
+    if _HOLE not in data:
+        return
+    codes: dict[int, int] = {}  # table of codes for detail -> what zeros say in it
+    for marker, start, end in _segments(data):
+        if marker == _PROGRESSIVE:
+            return
+        if marker == _CODES:
+            codes.update(_codes_of_zeros(data[start + 4 : end]))
+        elif marker == _SCAN and any(codes.get(table & 15) for table in data[start + 6 : end - 3 : 2]):
+            following = _MARKER.search(data, end)
+            if data.find(_HOLE, end, following.start() if following else len(data)) >= 0:
+                raise ValueError(_told("a hole of zeros in its data"))
+
+
+def _codes_of_zeros(tables: bytes) -> Iterator[tuple[int, int]]:
+    """Of each table of codes for detail, its number, and what the shortest code, which is of zeros, says; 0 is that nothing more comes."""
+    place = 0
+    while place + 17 < len(tables):
+        if tables[place] >> 4:
+            yield tables[place] & 15, tables[place + 17]
+        place += 17 + sum(tables[place + 1 : place + 17])

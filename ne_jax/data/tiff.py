@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Integer
 from PIL import TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
@@ -80,12 +80,12 @@ def load(file: io.BufferedIOBase, image: TiffImagePlugin.TiffImageFile) -> None:
     image.load()
 
 
-def integers(image: TiffImagePlugin.TiffImageFile) -> tuple[Int64[np.ndarray, "height width"], int]:
+def integers(image: TiffImagePlugin.TiffImageFile) -> tuple[Integer[np.ndarray, "height width"], int]:
     """The values of a decoded picture of mode "I" or "I;16", black at zero, and which one is white."""
     bits, sign = _first(image.tag_v2, Tag.BitsPerSample, 1), _first(image.tag_v2, Tag.SampleFormat, 1)
-    values, white = np.asarray(image).astype(np.int64), 4095 if bits == 12 else 65535
+    values, white = np.asarray(image), 4095 if bits == 12 else 65535
     if (bits, sign) == (32, 1):
-        values &= 0xFFFFFFFF  # Pillow has signed integers only
+        values = values.view(np.uint32)  # Pillow has signed integers only
     return (white - values if image.inverted else values), white
 
 
