@@ -145,9 +145,21 @@ def _decoded(file: io.BufferedIOBase, reader: str, image: ImageFile.ImageFile) -
         return jpeg.decode(file.getvalue(), image)
     if reader == "TIFF":
         tiff.load(file, image)
-    else:
-        image.load()
+        return image
+    if reader == "PNG" and "transparency" in image.info:
+        _put_right(image)
+    image.load()
     return image
+
+
+def _put_right(image: PngImagePlugin.PngImageFile) -> None:
+    """The transparent colour of a PNG, which Pillow compares as it is stored with pixels that it has made 8 bits of."""
+    bits = image.tile[0].args
+    if bits == "RGB;16B":
+        raise ValueError(
+            "a PNG with a transparent colour of 16 bits, which is not read; save it with alpha, or with 8 bits"
+        )
+    image.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(bits, 1)
 
 
 def _orientation(image: Image.Image) -> int:
