@@ -85,6 +85,15 @@ def open_image(file: str | os.PathLike | io.BufferedIOBase, label: str, max_pixe
         raise BrokenImage(f"{label}: {_reason(error)}") from error
 
 
+def is_image(file: str | os.PathLike) -> bool:
+    """Whether a file begins as one of the formats that are taken; whether the rest is whole is not looked at."""
+    try:
+        with open(file, "rb") as opened:
+            return bool(_format(opened, ""))
+    except (BrokenImage, OSError):
+        return False
+
+
 def _reason(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from ne_jax.data import fashion_mnist, folder, package_files, photographs, webdataset
-from ne_jax.data.images import MAX_PIXELS, BrokenImage, open_image
+from ne_jax.data.images import MAX_PIXELS, BrokenImage, is_image, open_image
 from ne_jax.data.preprocess import Preprocess, to_pixels
 from ne_jax.errors import UserError
 
@@ -106,7 +107,8 @@ def _without_labels(names: Sequence[str], read: Callable[[int], Image.Image]) ->
 
 def open_folder(path: str, max_pixels: int = MAX_PIXELS, follow_links: bool = False) -> Source:
     """Every file below a folder except hidden ones, sorted by path; links as `folder.scan` says. With class subfolders, the label
-    is the place of the top folder's name in their sorted list; a folder that also holds files of its own has no labels."""
+    is the place of the top folder's name in the sorted list of those that hold images; where images lie beside them, there are no
+    labels."""
     if not os.path.isdir(path):
         raise UserError(f'data.path "{path}": no such folder')
     files: list[str] = []
@@ -128,18 +130,22 @@ def open_folder(path: str, max_pixels: int = MAX_PIXELS, follow_links: bool = Fa
 
     shown = [folder.printable(file.rstrip("/")) for file in files]
     names = folder.unique_names([os.path.splitext(file)[0] for file in shown], shown)
-    if not all("/" in file for file in files):
+    classes = folder.classes(files, lambda place: place not in faults and is_image(os.path.join(path, files[place])))
+    if not classes:
         return _without_labels(names, read)
-    tops = [file.partition("/")[0] for file in files]
-    classes = sorted(set(tops))
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.fromiter((numbers[top] for top in tops), np.int32, len(tops))
+    tops = [file.partition("/")[0] if "/" in file else "" for file in files]
+    labels = np.fromiter((numbers.get(top, NO_LABEL) for top in tops), np.int32, len(tops))
+    if others := sorted(set(tops) - numbers.keys() - {""}):
+        logging.warning('data.path "%s": no class, as no image is in it: %s', path, folder.printable(", ".join(others)))
     return Source(names, read, lambda: labels, [folder.printable(name) for name in classes])
 
 
 def open_webdataset(path: str, max_pixels: int = MAX_PIXELS) -> Source:
     """Tars of samples, `webdataset.index` says which. The name is the sample's key, after the tar's name where keys repeat."""
     samples = webdataset.index(path)
+    if samples.left_out:
+        logging.warning("%s", webdataset.remark(path, samples.left_out))
     stems = [os.path.basename(tar).removesuffix(".tar") for tar in samples.tars]
     full = [f"{stems[tar]}/{key}" for tar, key in zip(samples.tar, samples.keys, strict=True)]
     names = folder.unique_names(samples.keys, full)
