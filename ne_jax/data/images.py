@@ -50,9 +50,10 @@ _READERS: dict[str, Callable[[io.BufferedIOBase], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": tiff.open_tiff,
 }
+_MOST_BYTES = 2**30  # of a JPEG file, with what follows the picture
 # What Pillow raises for broken files: seen with a million of them, damaged at random.
 _FAULTS = (
-    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, EOFError, struct.error,
+    OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, struct.error,
     Image.DecompressionBombError,
 )  # fmt: skip
 _UPRIGHT = {
@@ -102,7 +103,7 @@ def _reason(error: Exception) -> str:
 def _read(file: io.BufferedIOBase, label: str, max_pixels: int) -> Image.Image:
     reader = _format(file, label)
     if reader == "JPEG":
-        data = file.read()
+        data = file.read(_MOST_BYTES)
         jpeg.refuse(data)
         file = io.BytesIO(data)
     image = _READERS[reader](file)

@@ -36,7 +36,15 @@ _ITU_R_601 = (0.299, 0.587, 0.114)
 _REDUCED = (
     "a reduced picture of a larger one in the file, as camera raws have it; save the full one as a file of its own"
 )
-_SUB_FILES = 16  # more are not looked at
+_SUB_FILES, _MOST_TAGS = 16, 4096  # more are not looked at
+_SHORT = 3  # the kind of numbers of 16 bits
+_DECISIVE = {  # tags without which a picture would be another one
+    Tag.NewSubfileType, Tag.SubfileType, Tag.ImageWidth, Tag.ImageLength, Tag.BitsPerSample, Tag.Compression,
+    Tag.PhotometricInterpretation, Tag.FillOrder, Tag.StripOffsets, Tag.Orientation, Tag.SamplesPerPixel, Tag.RowsPerStrip,
+    Tag.StripByteCounts, Tag.PlanarConfiguration, Tag.Predictor, Tag.ColorMap, Tag.TileWidth, Tag.TileLength, Tag.TileOffsets,
+    Tag.TileByteCounts, Tag.InkSet, Tag.ExtraSamples, Tag.SampleFormat, Tag.JPEGTables, Tag.YCbCrCoefficients,
+    Tag.YCbCrSubSampling, Tag.ReferenceBlackWhite,
+}  # fmt: skip
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
@@ -45,6 +53,15 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
     inverted = False
 
     def _setup(self) -> None:
+        if self.tell():
+            return  # a further picture, which is only counted
+        there = {tag for tag, (_, count, _) in _entries(self.fp, self.tag_v2, self.tag_v2.offset).items() if count}
+        if lost := sorted(
+            there & _DECISIVE - set(self.tag_v2)
+        ):  # Pillow warns of values that it cannot reach, and goes on without
+            raise ValueError(
+                f"a TIFF whose tags are damaged ({', '.join(Tag(tag).name for tag in lost)}); save it anew"
+            )
         if reason := _refusal(self.tag_v2):
             raise ValueError(reason)
         described = _described(self.tag_v2)
@@ -61,12 +78,10 @@ def open_tiff(file: io.BufferedIOBase) -> TiffImagePlugin.TiffImageFile:
         raise ValueError("a big-endian BigTIFF, which is not read; save it as an ordinary TIFF, or as PNG")
     file.seek(0)
     image = _Tiff(file)
-    if lost := _numbers(file, image.tag_v2) & set(Tag) - set(image.tag_v2):
-        raise ValueError(
-            f"a TIFF whose tags are damaged ({', '.join(sorted(Tag(tag).name for tag in lost))}); save it anew"
-        )
-    for offset in _values(image.tag_v2, Tag.SubIFDs)[:_SUB_FILES]:
-        if _pixels(_tags_at(file, offset)) > _pixels(image.tag_v2):
+    for offset in _below(file, image.tag_v2)[:_SUB_FILES]:
+        sides = _entries(file, image.tag_v2, offset)
+        width, height = (sides[tag][2] if tag in sides else 0 for tag in (Tag.ImageWidth, Tag.ImageLength))
+        if width * height > image.width * image.height:
             raise ValueError(_REDUCED)
     return image
 
@@ -89,7 +104,7 @@ def integers(image: TiffImagePlugin.TiffImageFile) -> tuple[Integer[np.ndarray, 
     return (white - values if image.inverted else values), white
 
 
-def _refusal(tags: Mapping[int, Any]) -> str:
+def _refusal(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     """Why not to take a picture with these tags, or ""."""
     photometric, kind = tags.get(Tag.PhotometricInterpretation), tags.get(Tag.NewSubfileType, 0)
     if kind & 1 or tags.get(Tag.SubfileType) == 2:
@@ -106,9 +121,13 @@ def _refusal(tags: Mapping[int, Any]) -> str:
         )
     if photometric == _CMYK and _first(tags, Tag.InkSet, 1) != 1:
         return "a TIFF of inks that are not CMYK; save it as RGB"
-    packed = tags.get(Tag.Compression, _UNCOMPRESSED) != _UNCOMPRESSED or tags.get(Tag.FillOrder, 1) == 2
-    if _first(tags, Tag.SampleFormat, 1) == 2 and (_first(tags, Tag.BitsPerSample, 1) == 8 or packed):
-        return f"a TIFF {_described(tags)}, {'packed, ' * packed}which is not taken; save it without a sign"
+    if _first(tags, Tag.SampleFormat, 1) == 2:
+        through_libtiff = tags.get(Tag.Compression, _UNCOMPRESSED) != _UNCOMPRESSED or tags.get(Tag.FillOrder, 1) == 2
+        turned = (
+            through_libtiff and tags.prefix == b"MM"
+        )  # libtiff gives the bytes of numbers in another order than Pillow awaits
+        if turned or _first(tags, Tag.BitsPerSample, 1) == 8:  # and these it takes for numbers without a sign
+            return f"a TIFF {_described(tags)}, {'packed, ' * turned}which is not taken; save it without a sign"
     planes_apart = tags.get(Tag.PlanarConfiguration, 1) == 2
     if (
         planes_apart and photometric in _ONE_COLOUR and any(_values(tags, Tag.ExtraSamples))
@@ -126,10 +145,8 @@ def _put_right(tags: MutableMapping[int, Any]) -> bool:
     if tags.get(Tag.Compression, _UNCOMPRESSED) == _UNCOMPRESSED and _needs_libtiff(tags):
         tags[Tag.Compression] = _OTHER
     tags[Tag.FillOrder] = 1  # libtiff turns bits that are the other way round
-    if (
-        photometric == _PALETTE and max(tags[TiffImagePlugin.COLORMAP]) < 256
-    ):  # levels of 8 bits instead of 16, as libtiff sees it
-        tags[TiffImagePlugin.COLORMAP] = tuple(257 * level for level in tags[TiffImagePlugin.COLORMAP])
+    if photometric == _PALETTE and max(tags[Tag.ColorMap]) < 256:  # levels of 8 bits instead of 16, as libtiff sees it
+        tags[Tag.ColorMap] = tuple(257 * level for level in tags[Tag.ColorMap])
     deep = _first(tags, Tag.BitsPerSample, 1) in (12, 16) and _first(tags, Tag.SampleFormat, 1) == 1
     if inverted := photometric == _WHITE_AT_ZERO and deep:
         tags[Tag.PhotometricInterpretation] = 1  # which Pillow knows, and takes the other for
@@ -160,43 +177,52 @@ def _first(tags: Mapping[int, Any], tag: int, default: int) -> int:
     return (*_values(tags, tag), default)[0]
 
 
-def _described(tags: Mapping[int, Any]) -> str:
+def _described(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
     bits = " + ".join(map(str, _values(tags, Tag.BitsPerSample) or (1,)))
     sign = _SIGNS.get(_first(tags, Tag.SampleFormat, 1), "of another format")
     number = tags.get(Tag.PhotometricInterpretation)
     extra = f", {len(_values(tags, Tag.ExtraSamples))} of them extra" if Tag.ExtraSamples in tags else ""
-    order = {b"II": "little", b"MM": "big"}.get(getattr(tags, "prefix", b""), "unknown")
+    order = "little" if tags.prefix == b"II" else "big"
     return f"of {bits} bits {sign}{extra}, {_COLOURS.get(number) or f'colours number {number}'}, {order}-endian"
 
 
-def _pixels(tags: Mapping[int, Any]) -> int:
-    return tags.get(Tag.ImageWidth, 0) * tags.get(Tag.ImageLength, 0)
-
-
-def _numbers(file: io.BufferedIOBase, tags: TiffImagePlugin.ImageFileDirectory_v2) -> set[int]:
-    """Which tags there are in the file. Pillow leaves out, with a warning, those whose values it cannot reach."""
+def _entries(
+    file: io.BufferedIOBase, tags: TiffImagePlugin.ImageFileDirectory_v2, offset: int
+) -> dict[int, tuple[int, int, int]]:
+    """The tags that are at `offset` of the file, with kind, count and first value (or where the values are), as they stand there."""
     file.seek(2)
-    order = "<" if tags.prefix == b"II" else ">"
-    count, entry = ("Q", 20) if 43 in file.read(2) else ("H", 12)
-    file.seek(tags.offset)
-    (length,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-    table = file.read(entry * length)
-    return {struct.unpack_from(f"{order}H", table, place)[0] for place in range(0, len(table) - 1, entry)}
-
-
-def _tags_at(file: io.BufferedIOBase, offset: int) -> Mapping[int, Any]:
-    """The tags of another picture in the file."""
-    file.seek(0)
-    start = file.read(8)
-    tags = TiffImagePlugin.ImageFileDirectory_v2(start + file.read(8) if start[2] == 43 else start)
+    order, big = "<" if tags.prefix == b"II" else ">", 43 in file.read(2)
+    length, entry = struct.Struct(f"{order}{'Q' if big else 'H'}"), struct.Struct(f"{order}HH{'QQ' if big else 'II'}")
     file.seek(offset)
-    tags.load(file)
-    return tags
+    (count,) = length.unpack(file.read(length.size))
+    table = file.read(entry.size * min(count, _MOST_TAGS))
+    found = {}
+    for place in range(0, len(table) - entry.size + 1, entry.size):
+        tag, kind, count, value = entry.unpack_from(table, place)
+        if kind == _SHORT:
+            (value,) = struct.unpack_from(f"{order}H", table, place + (12 if big else 8))
+        found[tag] = (kind, count, value)
+    return found
+
+
+def _below(file: io.BufferedIOBase, tags: TiffImagePlugin.ImageFileDirectory_v2) -> tuple[int, ...]:
+    """Where the tags of the pictures below the first one are."""
+    _, count, value = _entries(file, tags, tags.offset).get(Tag.SubIFDs, (0, 0, 0))
+    if not count or Tag.SubIFDs in tags:
+        return _values(tags, Tag.SubIFDs)
+    if count == 1:  # of BigTIFF's own kind, which Pillow does not know
+        return (value,)
+    file.seek(value)
+    places = np.frombuffer(file.read(8 * min(count, _SUB_FILES)), "<u8" if tags.prefix == b"II" else ">u8")
+    return tuple(places.tolist())
 
 
 def _jpegs(file: io.BufferedIOBase, tags: Mapping[int, Any]) -> Iterator[bytes]:
     """Each strip or tile as a JPEG of its own, with the tables that all of them share."""
-    tables = tags.get(TiffImagePlugin.JPEGTABLES, b"")[:-2]  # without the mark of their end
+    tables = tags.get(Tag.JPEGTables, b"")[:-2]  # without the mark of their end
+    sizes = _values(tags, Tag.StripByteCounts) + _values(tags, Tag.TileByteCounts)
+    if sum(sizes) > file.seek(0, io.SEEK_END):
+        raise ValueError("a TIFF whose tags are damaged: its parts are larger than the file; save it anew")
     for offsets, sizes in ((Tag.StripOffsets, Tag.StripByteCounts), (Tag.TileOffsets, Tag.TileByteCounts)):
         for offset, size in zip(_values(tags, offsets), _values(tags, sizes), strict=True):
             file.seek(offset)

@@ -192,10 +192,14 @@ def test_whole_numbers_are_values_as_those_of_16_bits(bits, sign, order):
             "a TIFF of 32 bits without a sign, black at zero, big-endian"
         )
         return
-    packings = [(1, 1)] if sign else [(1, 1), (8, 1), (1, 2)]
-    for pack, fill in [(8, 1), (1, 2)] if sign else []:
-        told = f"a TIFF of {bits} bits with a sign, black at zero, {'little' if order == '<' else 'big'}-endian, packed, which is not"
-        assert refused(tiff(values, bits, BLACK, order, pack=pack, fill=fill, tags=sign)).startswith(told)
+    packings = [(1, 1), (8, 1), (1, 2)]
+    if order == ">":  # which libtiff hands to Pillow the other way round
+        told = f"a TIFF of {bits} bits with a sign, black at zero, big-endian, packed, which is not taken; save it without a sign"
+        assert all(
+            refused(tiff(values, bits, BLACK, order, pack=pack, fill=fill, tags=sign)) == told
+            for pack, fill in packings[1:]
+        )
+        packings = packings[:1]
     for pack, fill in packings:
         found = read(tiff(values, bits, BLACK, order, pack=pack, fill=fill, tags=sign))
         np.testing.assert_array_equal(found, eight(values[..., 0], 16))
@@ -298,6 +302,21 @@ def test_a_picture_beside_a_larger_one_is_not_taken_for_it(order):
         "a reduced picture of a larger one in the file, as camera raws"
     )
     assert read(with_sub_file((6, 4), order)).shape == (11, 13, 3)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_pictures_below_are_found_as_tifffile_writes_them(big):
+    """A larger one below the first is told of, a smaller one is a preview, in BigTIFF too."""
+    for sides, larger in (((200,), True), ((5,), False), ((5, 6, 200), True), ((5, 6, 7), False)):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file, bigtiff=big) as writer:
+            writer.write(np.full((12, 16), 7, np.uint8), subifds=len(sides))
+            for side in sides:
+                writer.write(np.zeros((side, 9), np.uint8))
+        if larger:
+            assert refused(file.getvalue()).startswith("a reduced picture of a larger one in the file")
+        else:
+            np.testing.assert_array_equal(read(file.getvalue()), np.full((12, 16), 7))
 
 
 def test_a_camera_raw_is_not_its_thumbnail():
@@ -433,6 +452,32 @@ def test_a_damaged_jpeg_inside_is_told(mode):
         place, size = whole.tag_v2[273][-1], whole.tag_v2[279][-1]
     data[place + size // 2 : place + size] = bytes(size - size // 2 - 2) + b"\xff\xd9"
     assert refused(bytes(data)).startswith("a damaged JPEG (")
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_further_pages_are_counted_whatever_they_are(big):
+    """A thumbnail, or something that is not taken, behind the picture: two pictures in one file."""
+    for further, kind in ((np.zeros((4, 5), np.uint64), 0), (np.zeros((4, 5, 3), np.uint8), 1)):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(file, bigtiff=big) as writer:
+            writer.write(np.zeros((8, 9), np.uint16), photometric="miniswhite")
+            writer.write(further, subfiletype=kind)
+        assert refused(file.getvalue()) == "2 pictures in one TIFF; give each a file of its own"
+
+
+def test_parts_larger_than_their_file_are_told():
+    """A few bytes that claim many strips of JPEG, each the whole file, are not read again and again."""
+    data = tiff(numbers(8), 8, BLACK, rows=1, tags={259: (3, [7]), 279: (4, [400] * 11)})
+    assert refused(data).startswith("a TIFF whose tags are damaged: its parts are larger than the file")
+
+
+def test_tags_that_point_nowhere_are_told():
+    """Pillow leaves out, with a warning, the tags whose values lie outside of the file, and would take 16 bits for one."""
+    data = bytearray(tiff(numbers(8, 3), 8, RGB))
+    place = data.rindex(struct.pack("<HHI", 258, 3, 3)) + 8
+    data[place : place + 4] = struct.pack("<I", 10**6)
+    with pytest.warns(UserWarning):
+        assert refused(bytes(data)).startswith("a TIFF whose tags are damaged (BitsPerSample, Compression, ")
 
 
 @pytest.mark.filterwarnings(
