@@ -104,7 +104,7 @@ def _read(file: io.BufferedIOBase, label: str, max_pixels: int) -> Image.Image:
     reader = _format(file, label)
     if reader == "JPEG":
         data = file.read(_MOST_BYTES)
-        jpeg.refuse(data)
+        jpeg.sides(data)  # raises for kinds that are not taken
         file = io.BytesIO(data)
     image = _READERS[reader](file)
     _check_size(image, reader, label, max_pixels)

@@ -15,6 +15,7 @@ The pixels are libjpeg-turbo's, as Pillow's are, bit for bit.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,29 +38,29 @@ _FRAMES = (0xC0, 0xC1, _PROGRESSIVE, *_REFUSED)
 _TAKEN = "save it as an ordinary JPEG of 8 bits, or as PNG"
 
 
-def refuse(data: bytes) -> None:
-    """Raise ValueError, which says what it is, for a JPEG of a kind that is not taken."""
-    for marker, start, _ in _segments(data):
+def sides(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, pixels. Raises ValueError, which says what it is, for a kind that is not taken."""
+    for marker, start, end in _segments(data):
         if marker in _REFUSED:
             raise ValueError(f"a JPEG that is {_REFUSED[marker]}; {_TAKEN}")
-        if marker in _FRAMES:
-            if (bits := data[start + 4]) != 8:
+        if marker in _FRAMES and end >= start + 9:
+            bits, height, width = struct.unpack_from(">BHH", data.ljust(start + 9, b"\0"), start + 4)
+            if bits != 8:
                 raise ValueError(f"a JPEG of {bits} bits; {_TAKEN}")
-            return
+            return width, height
+    raise ValueError(_told("it ends before its picture begins"))
 
 
 def decode(data: bytes, opened: JpegImagePlugin.JpegImageFile) -> Image.Image:
     """The picture in `data`, which Pillow has opened but not decoded: mode "L", "RGB" or "CMYK". Raises ValueError for damage."""
+    if sides(data) != opened.size:
+        raise ValueError(_told("two sizes in one header"))
     if opened.mode == "CMYK":  # whose inks the two would turn into different numbers
         check(data)
         opened.load()
         return opened
-    colours = {"L": "GRAY", "RGB": "RGB"}[opened.mode]
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        if (width, height) != opened.size:
-            raise ValueError("two sizes in one header")
-        pixels = simplejpeg.decode_jpeg(data, colours)
+        pixels = simplejpeg.decode_jpeg(data, {"L": "GRAY", "RGB": "RGB"}[opened.mode])
     except ValueError:
         check(data)  # raises again, unless it was a remark that libjpeg did not like
         opened.load()

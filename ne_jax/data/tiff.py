@@ -89,8 +89,10 @@ def open_tiff(file: io.BufferedIOBase) -> TiffImagePlugin.TiffImageFile:
 def load(file: io.BufferedIOBase, image: TiffImagePlugin.TiffImageFile) -> None:
     """Decode what `open_tiff` gave. Raises ValueError for a JPEG inside that is damaged or not taken."""
     if image.tag_v2.get(Tag.Compression) == _JPEG:
+        most = max(image.size + _values(image.tag_v2, Tag.TileWidth) + _values(image.tag_v2, Tag.TileLength))
         for data in _jpegs(file, image.tag_v2):
-            jpeg.refuse(data)
+            if max(jpeg.sides(data)) > most:
+                raise ValueError("a TIFF with a JPEG inside that is larger than its picture; save it anew")
             jpeg.check(data)
     image.load()
 

@@ -272,6 +272,19 @@ def test_any_damage_is_one_line_or_a_picture_of_its_size():
             assert str(error).startswith("x: ") and "\n" not in str(error)
 
 
+def test_sides_are_those_of_the_first_frame():
+    """Width and height, pixels; a file in which Pillow reads another frame than libjpeg is told, and nothing of another size decoded."""
+    data = saved(photo())
+    assert jpeg.sides(data) == (301, 203)
+    start, end = segment(data, 0xC0)
+    second = changed(data[start:end], 5, struct.pack(">HH", 20_000, 20_000))
+    for twice in (data[:start] + second + data[start:], data[:end] + second + data[end:]):
+        with pytest.raises(BrokenImage, match=r"^x: [^\n]+$"):
+            open_image(io.BytesIO(twice), "x", max_pixels=10**6)
+    with pytest.raises(ValueError, match="it ends before its picture begins"):
+        jpeg.sides(data[:40] + END)
+
+
 def test_long_fillings_take_no_time():
     """A million bytes of filling are looked at once."""
     data = saved(photo())

@@ -454,6 +454,16 @@ def test_a_damaged_jpeg_inside_is_told(mode):
     assert refused(bytes(data)).startswith("a damaged JPEG (")
 
 
+def test_a_jpeg_larger_than_its_picture_is_told():
+    """The check of a strip decodes no more than the picture that was allowed."""
+    file = io.BytesIO()
+    Image.new("L", (80, 60)).save(file, "TIFF", compression="jpeg")
+    data = file.getvalue()
+    place = data.index(b"\xff\xc0") + 5
+    grown = data[:place] + struct.pack(">HH", 60000, 60000) + data[place + 4 :]
+    assert refused(grown) == "a TIFF with a JPEG inside that is larger than its picture; save it anew"
+
+
 @pytest.mark.parametrize("big", [False, True])
 def test_further_pages_are_counted_whatever_they_are(big):
     """A thumbnail, or something that is not taken, behind the picture: two pictures in one file."""
