@@ -80,6 +80,15 @@ def test_colours_that_are_stored_as_rgb_stay():
     assert np.abs(read(data).astype(int) - np.asarray(photo())).mean() < 3
 
 
+@pytest.mark.parametrize("transform", [0, 2])
+def test_inks_may_be_stored_as_luma_and_chroma(transform):
+    """CMYK and YCCK, as Adobe's remark says it: Pillow's colours, and checked for damage."""
+    data = saved(photo("CMYK"), quality=90)
+    data = changed(data, data.index(b"Adobe") + 11, bytes((transform,)))
+    np.testing.assert_array_equal(read(data), by_pillow(data))
+    assert refused(data[: len(data) // 2] + END) == "a damaged JPEG (premature end of data segment)" + ADVICE
+
+
 def one_scan_each(planes: list[Image.Image]) -> tuple[bytes, list[int]]:
     """A sequential JPEG in which each component has a scan of its own, and where these scans start."""
     files = [saved(plane) for plane in planes]
