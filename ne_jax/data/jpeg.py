@@ -24,9 +24,8 @@ from PIL import Image, JpegImagePlugin
 
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)  # what follows an 0xff, but for data and restarts
 _END, _SCAN, _PROGRESSIVE, _CODES = 0xD9, 0xDA, 0xC2, 0xC4
-_HOLE = bytes(
-    64
-)  # unless zeros are the code of a block without detail, these are two blocks with all there is, which no picture has
+# Two blocks with all the detail there is, which no picture has, unless zeros are the code of a block without any.
+_HOLE = bytes(64)
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _REMARKS = (*range(0xE0, 0xF0), 0xFE)  # APPn and COM
 _REFUSED = {
@@ -133,7 +132,7 @@ def _check_scans(data: bytes) -> None:
 
 
 def _check_holes(data: bytes) -> None:
-    """Raise ValueError for a hole of zeros in the data, as lost sectors and downloads leave. To libjpeg it is good code."""
+    """Raise ValueError for a hole of zeros in the data, as lost sectors and broken downloads leave. To libjpeg it is good code."""
     if _HOLE not in data:
         return
     codes: dict[int, int] = {}  # table of codes for detail -> what zeros say in it
