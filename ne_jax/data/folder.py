@@ -5,8 +5,14 @@ from __future__ import annotations
 import collections
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+# Of pictures, whether they are taken or not: a broken one has a class too.
+_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif",
+    ".jp2", ".jxl", ".ppm", ".pgm", ".pbm", ".dng",
+)  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -63,6 +69,20 @@ def _link(root: str, path: str, follow_links: bool, above: tuple[str, ...]) -> I
         yield path, ""
     else:
         yield path, "a symbolic link out of the folder; copy the file, or set data.follow_links=True"
+
+
+def classes(paths: Sequence[str], is_image: Callable[[int], bool]) -> list[str] | None:
+    """The top folders of `paths` that hold an image, sorted; None where an image lies beside them, so that they are no classes.
+
+    Notes, lists and what an archiver leaves (`__MACOSX`) make no class. An image is known by its name's ending; is_image is asked
+    about the file at a place only where no name of its folder tells. A folder that could not be entered may hold some.
+    """
+    tops = [path.partition("/")[0] if "/" in path else "" for path in paths]
+    found = {top for top, path in zip(tops, paths, strict=True) if path.lower().endswith((*_ENDINGS, "/"))}
+    for place, top in enumerate(tops):
+        if top not in found and is_image(place):
+            found.add(top)
+    return None if "" in found else sorted(found)
 
 
 def printable(path: str) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from ne_jax.data.resize import part
 from ne_jax.errors import UserError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
+_LONG = 16  # pictures so many times longer than wide are not resized whole: 1 x 65,500 would become 224 x 14,672,000
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's convert("L")
 
 
@@ -109,10 +111,16 @@ def _fit(image: Image.Image, spec: Preprocess, border: tuple[float, ...]) -> Ima
         side = max(1, spec.size * min(image.size) // spec.resize_to)
         left, top = ((length - side + 1) // 2 for length in image.size)
         return image.crop((left, top, left + side, top + side)).resize((spec.size, spec.size), resample)
-    resized = image.resize(_resized(image.size, spec), resample)
-    left, top = (_cut(length - spec.size, spec.crop) for length in resized.size)
+    sides = _resized(image.size, spec)
+    cuts = tuple(_cut(length - spec.size, spec.crop) for length in sides)
     canvas = Image.new(image.mode, (spec.size, spec.size), border if len(border) > 1 else border[0])
-    canvas.paste(resized, (-left, -top))
+    if spec.resize == "shorter" and max(sides) > _LONG * min(sides):
+        low, high = zip(
+            *((max(cut, 0), min(cut + spec.size, side)) for cut, side in zip(cuts, sides, strict=True)), strict=True
+        )
+        canvas.paste(part(image, sides, (*low, *high), resample), tuple(max(-cut, 0) for cut in cuts))
+    else:
+        canvas.paste(image.resize(sides, resample), tuple(-cut for cut in cuts))
     return canvas
 
 

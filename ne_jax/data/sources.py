@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from ne_jax.data import fashion_mnist, folder, package_files, photographs, webdataset
-from ne_jax.data.images import MAX_PIXELS, BrokenImage, open_image
+from ne_jax.data.images import MAX_PIXELS, BrokenImage, is_image, open_image
 from ne_jax.data.near_copies import Known, known_by
+from ne_jax.data.prepared_sets import open_tfds
 from ne_jax.data.preprocess import Preprocess, to_pixels
+from ne_jax.data.source import NO_LABEL as NO_LABEL
+from ne_jax.data.source import Source, without_labels
 from ne_jax.errors import UserError
-
-NO_LABEL = -1
-
-
-class Source(NamedTuple):
-    """A set of images in a fixed order.
-
-    names: one unique name each, with "/" between folders, without the ending of a file. read: index -> upright image of mode "L"
-    or "RGB", from many threads at once; raises BrokenImage. labels: gives class numbers, or NO_LABEL; slow the first time where
-    they are in the records. classes: the names behind the labels, empty where there are none.
-    """
-
-    names: Sequence[str]
-    read: Callable[[int], Image.Image]
-    labels: Callable[[], Int[np.ndarray, " n"]]
-    classes: Sequence[str]
-
-    def take(self, indices: Sequence[int] | Int[np.ndarray, " m"], names: Sequence[str] | None = None) -> Source:
-        """The images at `indices`, in that order, as a source of its own; under other names if given, one an index."""
-        if names is None:
-            names = [self.names[index] for index in indices]
-        labels = functools.cache(lambda: self.labels()[np.asarray(indices, np.int64)])
-        return Source(names, lambda place: self.read(int(indices[place])), labels, self.classes)
-
-    def first(self, limit: int) -> Source:
-        """The first `limit` images; all of them for 0."""
-        return self.take(range(min(limit, len(self.names)))) if limit else self
 
 
 def open_source(
@@ -98,16 +72,13 @@ def open_photos() -> Source:
     """Crops of real photographs, without labels. Raises UserError if their packages are not installed."""
     for place in photographs.PHOTOS:
         package_files.find(place)
-    return _without_labels(photographs.names(), photographs.read)
-
-
-def _without_labels(names: Sequence[str], read: Callable[[int], Image.Image]) -> Source:
-    return Source(names, read, lambda: np.full(len(names), NO_LABEL, np.int32), ())
+    return without_labels(photographs.names(), photographs.read)
 
 
 def open_folder(path: str, max_pixels: int = MAX_PIXELS, follow_links: bool = False) -> Source:
     """Every file below a folder except hidden ones, sorted by path; links as `folder.scan` says. With class subfolders, the label
-    is the place of the top folder's name in their sorted list; a folder that also holds files of its own has no labels."""
+    is the place of the top folder's name in the sorted list of those that hold images; where images lie beside them, there are no
+    labels."""
     if not os.path.isdir(path):
         raise UserError(f'data.path "{path}": no such folder')
     files: list[str] = []
@@ -129,18 +100,22 @@ def open_folder(path: str, max_pixels: int = MAX_PIXELS, follow_links: bool = Fa
 
     shown = [folder.printable(file.rstrip("/")) for file in files]
     names = folder.unique_names([os.path.splitext(file)[0] for file in shown], shown)
-    if not all("/" in file for file in files):
-        return _without_labels(names, read)
-    tops = [file.partition("/")[0] for file in files]
-    classes = sorted(set(tops))
+    classes = folder.classes(files, lambda place: place not in faults and is_image(os.path.join(path, files[place])))
+    if not classes:
+        return without_labels(names, read)
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.fromiter((numbers[top] for top in tops), np.int32, len(tops))
+    tops = [file.partition("/")[0] if "/" in file else "" for file in files]
+    labels = np.fromiter((numbers.get(top, NO_LABEL) for top in tops), np.int32, len(tops))
+    if others := sorted(set(tops) - numbers.keys() - {""}):
+        logging.warning('data.path "%s": no class, as no image is in it: %s', path, folder.printable(", ".join(others)))
     return Source(names, read, lambda: labels, [folder.printable(name) for name in classes])
 
 
 def open_webdataset(path: str, max_pixels: int = MAX_PIXELS) -> Source:
     """Tars of samples, `webdataset.index` says which. The name is the sample's key, after the tar's name where keys repeat."""
     samples = webdataset.index(path)
+    if samples.left_out:
+        logging.warning("%s", webdataset.remark(path, samples.left_out))
     stems = [os.path.basename(tar).removesuffix(".tar") for tar in samples.tars]
     full = [f"{stems[tar]}/{key}" for tar, key in zip(samples.tar, samples.keys, strict=True)]
     names = folder.unique_names(samples.keys, full)
@@ -150,56 +125,8 @@ def open_webdataset(path: str, max_pixels: int = MAX_PIXELS) -> Source:
 
     labels = samples.labels
     if labels is None or labels.min() < 0:
-        return _without_labels(names, read)
+        return without_labels(names, read)
     return Source(names, read, lambda: labels, [str(number) for number in range(labels.max() + 1)])
-
-
-def open_tfds(path: str, split: str, limit: int = 0, max_pixels: int = MAX_PIXELS) -> Source:
-    """A classification set of TensorFlow Datasets in array_record form, read without TensorFlow; encoded images by the rule of
-    `images`. Labels are in the records: asking for them reads every record, the first `limit` if not 0, but decodes no image."""
-    import tensorflow_datasets as tfds
-
-    place = pathlib.Path(path)
-    try:
-        builder = tfds.builder_from_directory(place) if (place / "dataset_info.json").is_file() else tfds.builder(path)
-        features = dict(builder.info.features.items())
-        encoded = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
-        rows = builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})
-    except (
-        tfds.core.DatasetNotFoundError,
-        FileNotFoundError,
-        NotImplementedError,
-        ValueError,
-        AssertionError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f'data.path "{path}", split "{split}": TFDS cannot read it ({reason}); prepare it with file_format="array_record"'
-        ) from error
-    if "image" not in features:
-        raise UserError(
-            f'data.path "{path}" has the features {", ".join(features)} and no "image"; give a classification set'
-        )
-    count = min(limit, len(rows)) if limit else len(rows)
-
-    def read(index: int) -> Image.Image:
-        return _tfds_image(rows[index]["image"], f"{path} row {index}", max_pixels)
-
-    names = [f"{split}/{index:08d}" for index in range(count)]
-    label = features.get("label")
-    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-        return _without_labels(names, read)
-    labels = functools.cache(lambda: np.fromiter((rows[index]["label"] for index in range(count)), np.int32, count))
-    return Source(names, read, labels, label.names)
-
-
-def _tfds_image(image: bytes | np.ndarray, label: str, max_pixels: int) -> Image.Image:
-    if isinstance(image, bytes):
-        return open_image(io.BytesIO(image), label, max_pixels)
-    pixels = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2:
-        raise BrokenImage(f"{label}: image is {image.dtype} {image.shape}, not uint8 (height, width, 1 or 3)")
-    return Image.fromarray(pixels)
 
 
 class Decoded(NamedTuple):

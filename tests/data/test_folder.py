@@ -112,6 +112,34 @@ def test_names_that_are_not_utf8_are_told_and_can_be_printed(tmp_path):
     assert folder.printable("ü 猫") == "ü 猫"
 
 
+# Paths -> classes; "?" is a file without an ending that begins as an image.
+CLASSES = {
+    ("cat/1.png", "dog/2.JPG"): ["cat", "dog"],
+    ("__MACOSX/x.txt", "cat/1.png", "dog/2.png"): ["cat", "dog"],
+    ("README.md", "cat/1.png", "dog/2.png", "labels.csv"): ["cat", "dog"],
+    ("cat/1.png", "cat/Thumbs.db", "lists/train.txt", "lists/deep/val.txt"): ["cat"],
+    ("cat/deep/er/1.png", "cat/x.txt"): ["cat"],
+    ("cat/1.png", "loose.png"): None,
+    ("cat/1.png", "loose?"): None,
+    ("cat/1?", "dog/2", "dog/3?", "notes/4"): ["cat", "dog"],
+    ("cat/1.png", "dog/2.gif", "emu/3.HEIC"): ["cat", "dog", "emu"],
+    ("cat/1.png", "locked/", "dog/deep/"): ["cat", "dog", "locked"],
+    ("notes/1.txt",): [],
+    ("1.txt",): [],
+    ("1.png",): None,
+}
+
+
+@pytest.mark.parametrize("paths", CLASSES)
+def test_classes_are_the_folders_that_hold_images(paths):
+    """Notes, lists and an archiver's leavings are no class and do not keep the others from being classes; broken images, folders
+    that may not be entered and images without an ending belong to one; a file is opened only where no name tells."""
+    asked = []
+    found = folder.classes(paths, lambda place: asked.append(paths[place]) or paths[place].endswith("?"))
+    assert found == CLASSES[paths]
+    assert not any(path.endswith((".png", ".JPG", ".gif", "/")) for path in asked)
+
+
 # Paths -> names.
 NAMES = {
     ("a.png", "b/c.jpg"): ("a", "b/c"),

@@ -5,11 +5,14 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from ne_jax.data.images import BrokenImage, open_image
+from tests.data.test_tiff import packed
+from tests.photos import photographs
 
 RNG = np.random.default_rng(0)
 COLOUR = Image.fromarray(RNG.integers(0, 256, (7, 5, 3), np.uint8))
@@ -29,9 +32,11 @@ def read(file, max_pixels: int = 10**8) -> np.ndarray:
     return np.asarray(found)
 
 
-def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *more: tuple[bytes, bytes]) -> io.BytesIO:
+def png(
+    width: int, height: int, bits: int, colour_type: int, rows: bytes, *more: tuple[bytes, bytes], interlaced=False
+) -> io.BytesIO:
     """A PNG by hand. rows: uncompressed, each with its filter byte. more: further chunks before the pixels."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)), *more]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced)), *more]
     chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -48,6 +53,66 @@ def test_lossless_files_give_their_pixels(file_format, mode, size):
     found = read(saved(image, file_format, **LOSSLESS[file_format]))
     expected = image.convert("RGB") if file_format == "WEBP" else image
     np.testing.assert_array_equal(found, np.asarray(expected))
+
+
+PNG_SAMPLES = {
+    0: 1,
+    2: 3,
+    3: 1,
+    4: 2,
+    6: 4,
+}  # of each type of colour: grey, RGB, palette, grey and alpha, RGB and alpha
+PNG_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))  # of Adam7
+
+
+def png_rows(values: np.ndarray, bits: int) -> bytes:
+    return (
+        b"".join(b"\0" + packed(values[row : row + 1], bits, ">") for row in range(len(values))) if values.size else b""
+    )
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize(
+    ("colour", "bits"), [(colour, bits) for colour, all_bits in PNG_BITS.items() for bits in all_bits]
+)
+def test_every_kind_of_png(colour, bits, transparent, interlaced):
+    """Each type of colour, depth and transparency that PNG has, by its numbers: grey in even steps, rounded from 16 bits, colour of 16
+    bits by its upper byte, and what is transparent on white to half a level. A transparent colour of 16 bits is refused by name."""
+    values, more = RNG.integers(0, 2**bits, (11, 13, PNG_SAMPLES[colour])), []
+    alpha = values[..., -1:] >> bits - 8 if colour >= 4 else np.full((11, 13, 1), 255)
+    picture = values[..., :-1] if colour >= 4 else values
+    if colour == 3:
+        palette, alphas = RNG.integers(0, 256, (2**bits, 3)), RNG.integers(0, 256, 2**bits)
+        more = [(b"PLTE", palette.astype(np.uint8).tobytes())] + [
+            (b"tRNS", alphas.astype(np.uint8).tobytes())
+        ] * transparent
+        picture, alpha = palette[values[..., 0]], alphas[values] if transparent else alpha
+    elif transparent and colour < 4:
+        more = [(b"tRNS", values[2, 3].astype(">u2").tobytes())]
+        alpha = np.where((values == values[2, 3]).all(-1, keepdims=True), 0, 255)
+    if colour != 3:
+        picture = picture >> 8 if bits == 16 and colour else np.floor(picture * 255 / (2**bits - 1) + 0.5)
+    parts = [values[top::down, left::right] for top, left, down, right in PASSES] if interlaced else [values]
+    file = png(13, 11, bits, colour, b"".join(png_rows(part, bits) for part in parts), *more, interlaced=interlaced)
+    if transparent and (colour, bits) == (2, 16):
+        with pytest.raises(
+            BrokenImage, match="^x: a PNG with a transparent colour of 16 bits, which is not read; save it with"
+        ):
+            read(file)
+        return
+    expected = picture * (alpha / 255) + (255 - alpha)
+    found = np.atleast_3d(read(file))  # grey of 16 bits with alpha comes as three equal colours
+    assert np.abs(found - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 30}, {"quality": 95, "method": 6}])
+def test_webp_is_decoded_as_opencv_does(options):
+    """Lossy and lossless, to the bit."""
+    file = saved(photographs()[4], "WEBP", **options)
+    found = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(read(file), found[..., ::-1])
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0"}])

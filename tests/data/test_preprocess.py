@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +69,62 @@ def test_shorter_without_a_margin_crops_the_longer_side_only():
     image = picture(48, 32)
     expected = image.resize((24, 16), Image.Resampling.BILINEAR).crop((4, 0, 20, 16))
     assert np.array_equal(to_pixels(image, spec(resize="shorter")), np.asarray(expected))
+
+
+def whole(image: Image.Image, rules: Preprocess) -> np.ndarray:
+    """`shorter` to the letter: all of the image is resized, and then cropped."""
+    sides = tuple(rules.resize_to * side // min(image.size) for side in image.size)
+    cut = (lambda excess: excess // 2) if rules.crop == "floor" else (lambda excess: round(excess / 2))
+    left, top = (cut(side - rules.size) for side in sides)
+    resized = image.resize(sides, Image.Resampling[rules.interpolation.upper()])
+    return np.asarray(resized.crop((left, top, left + rules.size, top + rules.size)))
+
+
+@pytest.mark.parametrize("crop", ["floor", "round"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"])
+def test_ordinary_pictures_are_resized_whole(interpolation, crop):
+    """Up to sixteen times as long as wide, a picture is resized as PIL does it, byte for byte, and then cropped."""
+    for shape, resize_to in itertools.product(((50, 33), (33, 50), (16, 200), (200, 16), (5, 80), (640, 41)), (16, 18)):
+        rules = spec(resize="shorter", resize_to=resize_to, interpolation=interpolation, crop=crop)
+        assert max(shape) <= 16 * min(shape)
+        assert np.array_equal(to_pixels(picture(*shape), rules), whole(picture(*shape), rules))
+
+
+@pytest.mark.parametrize("crop", ["floor", "round"])
+@pytest.mark.parametrize("shape", [(1, 400), (400, 1), (3, 200), (200, 3), (2, 501), (40, 2000), (2000, 40), (83, 2)])
+def test_of_a_very_long_picture_only_the_middle_is_resized(shape, crop):
+    """The middle is where it would be in the whole; how close, tests/data/test_resize.py says."""
+    for interpolation, share in (("bilinear", 0), ("bicubic", 0.01)):
+        rules = spec(resize="shorter", resize_to=19, interpolation=interpolation, crop=crop)
+        levels = np.abs(to_pixels(picture(*shape), rules).astype(int) - whole(picture(*shape), rules))
+        assert (levels > 1).mean() <= share and (levels > 0).mean() <= 0.25
+
+
+PEAK = """
+import re, sys, time
+from ne_jax.data.images import open_image
+from ne_jax.data.preprocess import Preprocess, to_pixels
+
+
+def peak():  # of this process alone: what getrusage says starts with the parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+
+before, start = peak(), time.perf_counter()
+pixels = to_pixels(open_image(sys.argv[1], "x"), Preprocess(224, (0.5,) * 3, (0.5,) * 3, "shorter", 256, "bicubic"))
+assert pixels.shape == (224, 224, 3) and pixels.std() > 1
+print(peak() - before, time.perf_counter() - start)
+"""
+
+
+@pytest.mark.parametrize("shape", [(1, 65_500), (65_500, 1), (1, 20_000), (65_500, 3)])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_very_long_picture_takes_little(tmp_path, shape, ending):
+    """At most 300 MB and a second to read and fit it, in a fresh process: resized whole, it would be 17 million pixels long."""
+    picture(*shape).save(tmp_path / f"long.{ending}")
+    command = [sys.executable, "-c", PEAK, str(tmp_path / f"long.{ending}")]
+    kilobytes, seconds = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert kilobytes <= 300e3 and seconds <= 1
 
 
 def test_an_image_of_the_right_size_is_kept():

@@ -47,6 +47,39 @@ def test_folder_with_class_subfolders_has_labels(tmp_path):
     assert source.classes == ["cat", "dog"]
 
 
+def test_what_is_no_image_does_not_shift_the_labels(tmp_path, caplog):
+    """Beside class folders, what an archiver left, a list and notes make no class: each is told, is a broken image as before, and the
+    labels are those without it. An image beside them is still no class and no label."""
+    write_images(tmp_path, ["cat/1.png", "dog/2.png"])
+    plain = sources.open_source("folder", str(tmp_path))
+    for name in ("__MACOSX/x.txt", "aardvark/list.csv", "README.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("hello")
+    with caplog.at_level("WARNING", "absl"):
+        source = sources.open_source("folder", str(tmp_path))
+    assert [record.getMessage() for record in caplog.records] == [
+        f'data.path "{tmp_path}": no class, as no image is in it: __MACOSX, aardvark'
+    ]
+    assert source.classes == plain.classes == ["cat", "dog"]
+    labels = dict(zip(source.names, source.labels().tolist(), strict=True))
+    assert labels == {"README": -1, "__MACOSX/x": -1, "aardvark/list": -1, "cat/1": 0, "dog/2": 1}
+    with pytest.raises(BrokenImage, match="__MACOSX/x.txt: not an image$"):
+        source.read(source.names.index("__MACOSX/x"))
+    write_images(tmp_path, ["loose.png"])
+    assert not sources.open_source("folder", str(tmp_path)).classes
+
+
+def test_images_without_endings_have_classes(tmp_path):
+    """Files are known as images by their first bytes where their names say nothing."""
+    write_images(tmp_path, ["cat/1.png", "dog/2.png"])
+    for name in ("cat/1", "dog/2"):
+        (tmp_path / f"{name}.png").rename(tmp_path / name)
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "bee" / "notes").write_text("")
+    source = sources.open_source("folder", str(tmp_path))
+    assert source.classes == ["cat", "dog"] and source.labels().tolist() == [-1, 0, 1]
+
+
 def test_folder_without_subfolders_has_no_labels(tmp_path):
     """A flat folder gives agreement only."""
     write_images(tmp_path, ["b.png", "a.png"])
@@ -117,6 +150,19 @@ def test_tars_have_names_labels_and_classes(tmp_path):
         assert (
             source.names == ["00/a", "b"] and source.labels().tolist() == [sources.NO_LABEL] * 2 and not source.classes
         )
+
+
+def test_what_tars_leave_out_is_told_in_one_line(tmp_path, caplog):
+    """Once, with how many members of which ending; nothing is said of tars that hold images and classes alone."""
+    members = [(f"{key}.{ending}", picture(1)) for key in "abc" for ending in ("png", "json", "txt")]
+    tar = write_tar(tmp_path / "0.tar", [*members, ("a.cls", b"1"), ("d.json", b""), ("README", b"")])
+    with caplog.at_level("WARNING", "absl"):
+        sources.open_source("webdataset", tar)
+        sources.open_source("webdataset", write_tar(tmp_path / "1.tar", [("a.png", picture(1)), ("a.cls", b"1")]))
+    assert [record.getMessage() for record in caplog.records] == [
+        f'data.path "{tar}": members that are no image (jpg, jpeg, png, webp, bmp, tif, tiff) and no class are left out: '
+        "4 .json, 3 .txt, 1 without a key and an ending"
+    ]
 
 
 def test_limit_takes_the_first():

@@ -58,23 +58,72 @@ def test_the_image_is_the_first_known_ending(tmp_path):
     assert levels(samples) == {"a": 1, "b": 2} and samples.labels is None
 
 
-def test_members_that_are_no_files_are_left_out(tmp_path):
-    """Folders and links in a tar have no pixels."""
+def test_links_are_broken_images(tmp_path):
+    """A tar holds a link where its maker saw one image twice: it is told with the way out, not lost. Folders are nothing."""
     with tarfile.open(tmp_path / "one.tar", "w") as tar:
         for name, kind in (("d.png", tarfile.DIRTYPE), ("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE)):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "a.png"
             tar.addfile(member)
-        member = tarfile.TarInfo("a.png")
-        member.size = len(picture(1))
-        tar.addfile(member, io.BytesIO(picture(1)))
-    assert levels(webdataset.index(str(tmp_path / "one.tar"))) == {"a": 1}
+        for name, content in (("a.png", picture(1)), ("a.cls", b"3")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    samples = webdataset.index(str(tmp_path / "one.tar"))
+    assert samples.keys == ["l", "h", "a"] and samples.labels.tolist() == [0, 0, 3] and not samples.left_out
+    for place, key in enumerate("lh"):
+        with pytest.raises(
+            BrokenImage, match=f"one.tar/{key}: a link in the tar; make the tar with --dereference --hard-der"
+        ):
+            webdataset.read(samples, place, LIMIT)
+    assert np.asarray(webdataset.read(samples, 2, LIMIT))[0, 0] == 1
+
+
+def test_a_key_ends_at_its_first_dot(tmp_path):
+    """As WebDataset splits names. An image with further dots is broken, with what to do, where the key has no other; beside one it
+    is another field. No member is dropped without being counted."""
+    members = [("x/a.v2.jpg", picture(1)), ("x/a.cls", b"1"), ("b.001.png", picture(2)), ("b.002.png", picture(3))]
+    members += [("c.png", picture(4)), ("c.seg.png", picture(5)), ("c.cls", b"2"), ("d.tar.gz", b""), ("e.cls", b"7")]
+    samples = webdataset.index(write_tar(tmp_path / "one.tar", members))
+    assert samples.keys == ["x/a", "b", "c"] and samples.labels.tolist() == [1, 0, 2]
+    assert samples.left_out == {".002.png": 1, ".seg.png": 1, ".tar.gz": 1, ".cls": 1}
+    told = "WebDataset ends a key at its first dot, so its ending is .v2.jpg; rename it to one dot"
+    with pytest.raises(BrokenImage, match=f'one.tar/x/a: "x/a.v2.jpg": {told}$'):
+        webdataset.read(samples, 0, LIMIT)
+    assert np.asarray(webdataset.read(samples, 2, LIMIT))[0, 0] == 4
+
+
+def test_every_member_is_an_image_a_class_or_counted(tmp_path):
+    """Whatever the names: samples, their classes and what is left out add up to the members."""
+    names = [
+        f"{key}.{ending}"
+        for key in ("a", "b/c", "d e", "ü")
+        for ending in ("png", "jpg", "json", "x.jpg", "cls", "CAP")
+    ]
+    names += ["README", ".hidden.png", "._a.png", "f/.g", "h.txt", "i.cls", "j.a.b.tiff"]
+    samples = webdataset.index(write_tar(tmp_path / "one.tar", [(name, b"1") for name in names]))
+    assert len(samples.keys) == 5 and samples.labels is not None
+    assert len(samples.keys) + 4 + sum(samples.left_out.values()) == len(names)
+
+
+def test_the_remark_is_short():
+    """The most frequent endings by name and the rest as a number, in one line."""
+    line = webdataset.remark("set/*.tar", {".json": 9, **{f".{number}.jpg": 1 for number in range(10)}})
+    assert line.startswith(
+        'data.path "set/*.tar": members that are no image (jpg, jpeg, png, webp, bmp, tif, tiff) and no class'
+    )
+    assert (
+        line.endswith("left out: 9 .json, 1 .0.jpg, 1 .1.jpg, 1 .2.jpg, 1 .3.jpg, 6 of 6 other endings")
+        and "\n" not in line
+    )
 
 
 def test_labels_are_of_all_or_of_none(tmp_path):
     """A set in which one image has no class has no labels: nothing is made up."""
     members = [("a.png", picture(1)), ("a.cls", b"3"), ("b.png", picture(2))]
     assert webdataset.index(write_tar(tmp_path / "one.tar", members)).labels is None
+    members += [("b.cls", b"-99999999999")]
+    assert webdataset.index(write_tar(tmp_path / "one.tar", members)).labels.tolist() == [3, -1]
 
 
 def test_a_path_may_be_a_folder_a_file_a_pattern_or_a_range(tmp_path):
@@ -145,6 +194,26 @@ BAD = {
         'member "x/../../b.png" lies outside of the tar',
     ),
     "absolute": (lambda path: write_tar(path, [("/b.png", b"")]), 'member "/b.png" lies outside of the tar'),
+    "class out of range": (
+        lambda path: write_tar(path, [*WHOLE, ("b.cls", b"99999999999")]),
+        "one.tar: b.cls holds b'99999999999', and class numbers end at 999999; write numbers from 0 on, or leave the .cls",
+    ),
+    "class of a million": (
+        lambda path: write_tar(path, [*WHOLE, ("b.cls", b"1000000")]),
+        "one.tar: b.cls holds b'1000000', and class numbers end at 999999",
+    ),
+    "class of many digits": (
+        lambda path: write_tar(path, [*WHOLE, ("b.cls", b"1" * 5000)]),
+        f"one.tar: b.cls holds {b'1' * 20!r}, not a class number",
+    ),
+    "class with a line in it": (
+        lambda path: write_tar(path, [*WHOLE, ("b.cls", b"1_0")]),
+        "one.tar: b.cls holds b'1_0', not a class number",
+    ),
+    "empty class": (
+        lambda path: write_tar(path, [*WHOLE, ("b.cls", b"")]),
+        "one.tar: b.cls holds b'', not a class number",
+    ),
     "class of letters": (
         lambda path: write_tar(path, [*WHOLE, ("b.cls", b"cat")]),
         "one.tar: b.cls holds b'cat', not a class number; write numbers, or leave the .cls members out",

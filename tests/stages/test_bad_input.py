@@ -1,6 +1,7 @@
 """Bad input costs nothing but itself: one clear line, the rest of the work kept, nothing half-written under its final name."""
 
 import errno
+import io
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from ne_jax.errors import UserError
 from ne_jax.stages import encode, multihost
 from ne_jax.stages.job import open_job
 from tests import jobs
+from tests.data.test_tiff import tiff
 from tests.jobs import contents, encode_into, opened, rows, small_config
 
 FORMATS = {"release.formats": ("png8", "array_record", "float32")}
@@ -229,6 +231,13 @@ def huge_png(side: int) -> bytes:
     return png_header(side, side) + chunks
 
 
+def cut_jpeg() -> bytes:
+    """Half of one, with the mark of its end: without libjpeg's warning it would be a picture that is grey below."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "JPEG")
+    return file.getvalue()[:-1500] + b"\xff\xd9"
+
+
 def broken_folder(tmp_path) -> tuple[dict, dict]:
     """Good pictures among everything that people's folders hold; the config, and what is told of each that is left out."""
     folder = tmp_path / "images"
@@ -242,7 +251,8 @@ def broken_folder(tmp_path) -> tuple[dict, dict]:
     os.mkfifo(folder / "pipe.png")
     wrong = {
         "empty.png": b"", "truncated.png": whole[: len(whole) // 2], "notes.txt": b"no image", "large.png": huge_png(20_000),
-        "bomb.png": png_header(100_000, 100_000) + whole[33:], os.fsdecode(b"caf\xe9.png"): whole,
+        "bomb.png": png_header(100_000, 100_000) + whole[33:], os.fsdecode(b"caf\xe9.png"): whole, "cut and ended.jpg": cut_jpeg(),
+        "raw.dng": tiff(np.zeros((12, 16, 3), int), 8, 2, tags={254: (4, [1])}),
     }  # fmt: skip
     for name, data in wrong.items():
         (folder / name).write_bytes(data)
@@ -250,6 +260,7 @@ def broken_folder(tmp_path) -> tuple[dict, dict]:
         "empty.png": "empty file", "truncated.png": "", "notes.txt": "not an image", "link.png": "a symbolic link out of the folder",
         "large.png": "20000 x 20000 pixels, more than data.max_megapixels = 100 allows", "gone.png": "no such file",
         "bomb.png": "100000 x 100000 pixels, more than", "caf\\xe9.png": "the name is not UTF-8", "pipe.png": "not a file",
+        "cut and ended.jpg": "a damaged JPEG (premature end of data segment)", "raw.dng": "a reduced picture of a larger one in the file",
     }  # fmt: skip
     return leaves, reasons
 
@@ -258,9 +269,9 @@ def test_images_that_cannot_be_read_are_skipped_and_named(tmp_path):
     """Each with its path and reason, in one line; every good image is released, in every format."""
     leaves, reasons = broken_folder(tmp_path)
     with opened(tmp_path, "run", **leaves, **{"release.formats": jobs.EVERY_FORMAT, "release.shard_size": 3}) as job:
-        assert encode.run(job) == len(reasons) == 9
+        assert encode.run(job) == len(reasons) == 11
     problems = json.loads((tmp_path / "run" / "problems.json").read_text())
-    assert len(problems) == 9 and not [line for line in problems if "\n" in line]
+    assert len(problems) == 11 and not [line for line in problems if "\n" in line]
     for name, reason in reasons.items():
         start = f"{tmp_path}/images/{name}: "
         assert [line for line in problems if line.startswith(start + reason)], (name, problems)
