@@ -58,7 +58,9 @@ def known(make_layer: Callable) -> tuple[np.ndarray, Knowledge]:
 def whole(knowledge: Knowledge, stored: np.ndarray) -> Knowledge:
     """The whole release: what is known of it, and what is attacked."""
     released = np.concatenate([knowledge.releases, stored])
-    return knowledge._replace(released=released, moments=growing(iter([released]), knowledge.patch, [len(released)])[0])
+    return knowledge._replace(
+        other=knowledge.again, released=released, moments=growing(iter([released]), knowledge.patch, [len(released)])[0]
+    )
 
 
 def without_noise(knowledge: Knowledge) -> Knowledge:

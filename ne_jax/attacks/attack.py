@@ -28,7 +28,7 @@ class Knowledge(NamedTuple):
     manifest tells; 8 x 8 where windows overlap.
     public: clean images of other pictures. moments: of all files of the release. released: the files themselves, evenly spread where
     not all fit into memory. releases: some of them, of which more may be known.
-    again: `releases` once more, the same pictures under new noise.
+    again: `releases` once more, the same pictures under new noise. other: the same pictures in another artefact that was released.
     originals: the clean images of `releases`, in their order; attacks of tier 4 take them for more public ones.
     labels: of `releases`, a reader's classes.
     layer, space: the authorized model's first layer and low-sensitivity subspace. model: the whole authorized model.
@@ -50,6 +50,7 @@ class Knowledge(NamedTuple):
     artefact: bytes | None = None
     moments: Moments | None = None
     released: Images | None = None
+    other: Images | None = None
 
 
 class Attack(NamedTuple):

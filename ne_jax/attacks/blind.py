@@ -188,6 +188,14 @@ def repeated_release(stored: Images, knowledge: Knowledge, directions: Direction
     return changed(stored, prior, inpainting(prior, difference_noise(first, second, knowledge.patch, directions)))
 
 
+def artefact_difference(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
+    """Two artefacts of one picture, of two strengths, designs or number formats, differ in V_N alone: as `repeated_release`.
+
+    Two strengths under one noise would give the picture itself, x = (b A - a B) / (b - a); every artefact has noise of its own.
+    """
+    return repeated_release(stored, knowledge._replace(again=given(knowledge.other, "another artefact")), directions)
+
+
 def difference_noise(first: Images, second: Images, unit: Unit, directions: Directions) -> Columns:
     """F with F F^T the second moment of patches of first - second, in its leading eigenvectors; numbers below rounding are none."""
     values, vectors = descending(second_moment(cut(first - second, unit), np.zeros(int(np.prod(unit)))))
@@ -227,4 +235,8 @@ ATTACKS = (
         [{"directions": 1.0, "strength": 1.0}, {"directions": "knee", "strength": 3.0}],
     ),
     _attack("repeated_release", "pictures released twice", repeated_release, {"releases", "again", "public"}),
+    _attack(
+        "artefact_difference", "pictures released in another artefact", artefact_difference, {"releases", "other", "public"},
+        quick=[{"directions": "knee"}, {"directions": 0.35}], source="differences of two recodings lie in the subspace",
+    ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from ne_jax.models.model import Model
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest, reading
+from ne_jax.release.formats import FORMATS
 from ne_jax.stages.artefact import artefact
 from ne_jax.stages.evaluate import truths
 from ne_jax.stages.job import Job
@@ -51,7 +53,7 @@ def scene_of(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
     if total < 6:
         raise UserError(f"{job.release_dir(release_format)} has {total} images; attacks need 6 or more")
     counts = np.maximum(wanted * min(total, wanted.sum()) // wanted.sum(), 2)
-    reported, own, known = _pools(job, release_format, readers, counts)
+    (reported, own, known), names = _pools(job, release_format, readers, counts)
     space, layer = job.space, job.authorized.first_layer
     window = space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
     more = _moments(job, release_format, window)
@@ -59,7 +61,7 @@ def scene_of(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
         patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
         originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
         sibling=_sibling(job, readers), artefact=artefact(job, release_format), moments=more[-1],
-        released=_released(job, release_format),
+        released=_released(job, release_format), other=_other(job, release_format, names),
     )  # fmt: skip
     return Scene(reported, own, knowledge, more)
 
@@ -89,15 +91,40 @@ def _released(job: Job, release_format: str) -> Images:
     return np.concatenate(kept)
 
 
-def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.ndarray) -> list[Pool]:
-    """The first images of the release cut into pools of these sizes."""
+def _other(job: Job, release_format: str, names: Sequence[str]) -> Images | None:
+    """These images in another artefact: of attack.other, else of a format of this job with other numbers; None where there is none.
+    Raises UserError if one is missing there or has another size."""
+    dtype, own = FORMATS[release_format].dtype, job.config.release.formats
+    beside = [job.release_dir(name) for name in own if FORMATS[name].dtype != dtype]
+    folder = pathlib.Path(job.config.attack.other) if job.config.attack.other else next(iter(beside), None)
+    if folder is None:
+        return None
+    wanted, found = set(names), {}
+    for some, images in reading.read_release(folder, job.config.batch_size):
+        found |= {name: image for name, image in zip(some, images, strict=True) if name in wanted}
+        if len(found) == len(wanted):
+            break
+    missing = [
+        name for name in names if name not in found or found[name].shape != job.authorized.preprocess.image_shape
+    ]
+    if missing:
+        raise UserError(
+            f"attack.other {folder}: has no {missing[0]} of {job.authorized.preprocess.image_shape}; give a release of the same "
+            "pictures, or nothing"
+        )
+    return np.stack([found[name] for name in names])
+
+
+def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.ndarray) -> tuple[list[Pool], list[str]]:
+    """The first images of the release cut into pools of these sizes, and the names of the last pool's."""
     parts = list(pairs(job, release_format, limit=int(counts.sum())))
     stored = np.concatenate([part.stored[: part.kept] for part in parts])
     clean = np.concatenate([from_bytes(part.clean[: part.kept]) for part in parts])
     labels = truths(job, list(readers), np.concatenate([part.indices for part in parts]))
     ends = np.cumsum(counts)
     places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return [Pool(stored[rows], clean[rows], None if labels is None else labels[rows]) for rows in places]
+    pools = [Pool(stored[rows], clean[rows], None if labels is None else labels[rows]) for rows in places]
+    return pools, [name for part in parts for name in part.names][places[-1]]
 
 
 def _public(job: Job, start: int) -> Images:

@@ -145,6 +145,32 @@ def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
     assert stage.run(job) == found
 
 
+def test_a_second_artefact_gives_the_release_away(tmp_path):
+    """Formats of two number types in one job, or another release that attack.other names; where there is one artefact the attack has no
+    meaning, and a release of other pictures is told."""
+    two = {
+        "data.limit": 120, "readers": ("vit_a", "resnet_a"), "attack.only": ("artefact_difference",), "recode.replace": True,
+        "attack.images": 12, "attack.own_images": 4, "attack.releases": 64,
+    }  # fmt: skip
+    with opened(tmp_path, "two", **two | {"release.formats": ("float32", "png8")}) as job:
+        encode.run(job)
+        found = stage.run(job)
+    assert {(row.release_format, row.reader) for row in found} == {("float32", "resnet_a"), ("png8", "resnet_a")}
+    assert all(row.reconstruction_db > 25 and row.value > row.value_ne + 0.3 for row in found)
+    with opened(tmp_path, "one", **two | {"release.formats": ("png8",)}) as job:
+        encode.run(job)
+        assert stage.run(job) == [] and "no other" in read_json(job.workdir / stage.NOT_RUN, list[NotRun])[0].why
+        attack = dataclasses.replace(job.config.attack, other=str(tmp_path / "two" / "releases" / "float32"))
+        assert len(stage.run(job._replace(config=dataclasses.replace(job.config, attack=attack)))) == 1
+    with opened(tmp_path, "few", **two | {"data.limit": 8, "release.formats": ("float32",)}) as job:
+        encode.run(job)
+        few = str(job.release_dir("float32"))
+    other = two | {"release.formats": ("png8",), "attack.other": few}
+    told = r"attack.other .*: has no test/000\d\d of \(112, 112, 1\)"
+    with opened(tmp_path, "one", **other) as job, pytest.raises(UserError, match=told):
+        stage.run(job)
+
+
 def only(job, *names):
     """The job with attack.only."""
     config = dataclasses.replace(job.config, attack=dataclasses.replace(job.config.attack, only=names))
