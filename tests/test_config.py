@@ -26,7 +26,7 @@ OF_0_1_0 = {
     "recode.design": "auto", "recode.fit": False, "recode.jpeg_quality": 0, "recode.logit_gap": 0.1, "recode.margin_share": 0.5,
     "recode.max_passes": 0.0, "recode.psnr_db": 0.0, "recode.replace": False, "recode.restarts": 0, "recode.restore": 16,
     "recode.rounds": 40, "recode.secret_file": "", "recode.steps": 24, "recode.surrogates": [], "release.creator": "",
-    "release.formats": ["float32", "png8"], "release.keep_metadata": False, "release.license": "", "release.opaque_names": False,
+    "release.formats": ["float32", "png8"], "release.keep_metadata": False, "release.license": "", "release.opaque_names": False, "release.signing_key": "",
     "release.shard_size": 256, "release.url": "", "report.pictures": 6, "subspace.rule": "relative", "subspace.value": 0.01,
 }  # fmt: skip
 

@@ -14,10 +14,24 @@ WORDS = {
     "empty": "is empty",
     "unreadable": "cannot be read ({0})",
     "surplus": "is not part of the release: no line of {0}",
+    "more surplus": "holds more files that are not part of the release; these are the first {0:,}",
+    # What is not opened
+    "outside": "leads out of the release, and is not opened",
+    "a link": "is a link or lies behind one, and is not followed: put the file itself there, as by cp -rL",
+    "no file": "is {0} and no file",
+    "too large": "has more than {0:,} bytes, the most that such a file can have",
+    "too much": "is not read: the files together have more than {0:,} bytes, the most that {1:,} images can have",
+    "hollow": "is not read: it is large, and nearly all of it is a hole that takes no disk",
     # Its content
     "cut short": "is cut short",
     "no npz": "is cut short, or no npz file",
     "no tar": "is cut short, or no tar file",
+    "no array_record": "is no array_record file",
+    "no whole file": "is no whole file of its own, such as a link or a sparse file",
+    "too many": "holds more than the {0:,} images that the release has",
+    "too long a list": "has a longer list of its content than can be",
+    "unpacks": "unpacks to more than {0:,} bytes at once",
+    "not finite": "holds numbers that are not finite",
     "no image": "is no image",
     "broken": "is broken ({0})",
     "another type": "is a {0} file now, and not a PNG",
@@ -35,7 +49,9 @@ WORDS = {
     # The list of hashes
     "other sums": "is not the one that {0} names, so that what it says of other files proves nothing",
     "no sums": "cannot be used, so that no file is proved ({0})",
-    # An image, against its certificate
+    "bad signature": "is no signature of {0} as it is: one of the two was changed",
+    # An image, against model and certificate
+    "no answer": "image {0} makes the model give numbers that are not finite",
     "uncertified": "image {0} has no line in {1}",
     "other pixels": "image {0} has not the pixels that were certified, or --private is of another run",
     "other class": "image {0} is of class {1} to the model, and was certified as {2}",
