@@ -28,15 +28,16 @@ def compare(
     certificates: dict[str, ImageCertificate] | None,
     columns: dict[str, np.ndarray],
     certified: dict[str, int],
+    read: int,
     whole: bool,
 ) -> tuple[SetCertificate | None, list[Reason]]:
     """The manifest's certificate, and what the manifest says that is not so.
 
     certificates: the owner's, of images that were in no file. columns: the model's figures, an entry an image. certified: figures that
-    were counted in the certificates. whole: every file is as released.
+    were counted in the certificates. read: images that were. whole: every file is as released.
     """
     images = len(columns.get("feature_norm", ()))
-    wrong = [Reason("other number", (facts.images, images))] if whole and images != facts.images else []
+    wrong = [Reason("other number", (facts.images, read))] if whole and read != facts.images else []
     if whole and certificates:
         wrong.append(Reason("in no file", (len(certificates), next(iter(certificates)))))
     if facts.certificate is UNSET:

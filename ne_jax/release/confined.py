@@ -3,6 +3,7 @@ what its manifest tells of can be."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import stat
@@ -45,19 +46,35 @@ def leads_out(relative: str) -> bool:
 def look(folder: pathlib.Path, relative: str) -> os.stat_result:
     """What an ordinary file of the folder is. Raises Unreadable for anything else: a name that leads out, a link on the way, a pipe or
     device, nothing."""
+    return _look(os.fspath(folder) + os.sep, relative, _fault_above)
+
+
+def _look(place: str, relative: str, fault_above: Callable[[str, str], Reason | None]) -> os.stat_result:
     if leads_out(relative):
         raise Unreadable(Reason("outside"))
-    try:
-        for end in (index for index, letter in enumerate(relative + "/") if letter == "/"):
-            found = os.lstat(os.path.join(folder, relative[:end]))
-            if stat.S_ISLNK(found.st_mode):
-                raise Unreadable(Reason("a link"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Unreadable(Reason("missing")) from error
-    except OSError as error:
-        raise Unreadable(Reason("unreadable", (error.strerror,))) from error
+    found = fault_above(place, relative.rpartition("/")[0]) or _lstat(place + relative)
+    if isinstance(found, Reason):
+        raise Unreadable(found)
     _ordinary(found)
     return found
+
+
+def _fault_above(place: str, folder: str) -> Reason | None:
+    """Why nothing that is in a folder below `place` is to be opened; None: it may be."""
+    for end in (index for index, letter in enumerate(folder + "/") if letter == "/" and folder):
+        if isinstance(found := _lstat(place + folder[:end]), Reason):
+            return found
+    return None
+
+
+def _lstat(path: str) -> os.stat_result | Reason:
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Reason("missing")
+    except OSError as error:
+        return Reason("unreadable", (error.strerror,))
+    return Reason("a link") if stat.S_ISLNK(found.st_mode) else found
 
 
 def _ordinary(found: os.stat_result) -> None:
@@ -105,11 +122,13 @@ def survey(
 ) -> dict[str, Reason]:
     """Which files of a release are not to be read, and why, by what they are and how large. images_of: how many images a file may hold."""
     faults, total = {}, 0
+    place, above = os.fspath(folder) + os.sep, functools.lru_cache(1024)(_fault_above)
+    kept: dict[Reason, Reason] = {}  # one of each: a million lines may name files that are not there
     for relative in files:
         try:
-            found, most = look(folder, relative), limits.file_bytes(images_of(relative))
+            found, most = _look(place, relative, above), limits.file_bytes(images_of(relative))
         except Unreadable as error:
-            faults[relative] = error.reason
+            faults[relative] = kept.setdefault(error.reason, error.reason)
             continue
         if found.st_size > most:
             faults[relative] = Reason("too large", (most,))

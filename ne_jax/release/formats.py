@@ -23,10 +23,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ne_jax.files import write_atomic
-from ne_jax.release import array_record, npz, tar
+from ne_jax.release import array_record, npz, tar, tfds_index
 from ne_jax.release.array_record import TFDS_FOLDER, TFDS_NAME
 from ne_jax.release.blocks import Block, Expected
 from ne_jax.release.png import decode_png, encode_png
+from ne_jax.release.reasons import Reason
 
 
 class Format(NamedTuple):
@@ -77,6 +78,11 @@ def write_index(
     if release_format != "array_record":
         return {}
     return array_record.write_index(release, shape, counts, description)
+
+
+def index_faults(release: pathlib.Path, release_format: str, shape: Sequence[int], images: int) -> dict[str, Reason]:
+    """Why what `write_index` wrote does not tell of so many images, by path."""
+    return tfds_index.faults(release, TFDS_FOLDER, shape, images) if release_format == "array_record" else {}
 
 
 _NPZ = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"

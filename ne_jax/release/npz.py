@@ -4,6 +4,7 @@ what a file says that it unpacks to."""
 from __future__ import annotations
 
 import pathlib
+import sys
 import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -17,6 +18,7 @@ from ne_jax.release.reasons import Reason, Unreadable
 _DIRECTORY = 1 << 20  # bytes of a zip file's list of members; ours has two
 _HEADER = 1000  # characters of an array's header; ours have 118
 _NAME = 4 * 4096  # bytes of a name, four a character
+_PACKED = 100  # bytes that a packed one may stand for
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a limit
 
 
@@ -40,6 +42,8 @@ def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
         raise Unreadable(Reason("no npz")) from error
     with archive, _member(archive, "names.npy") as names, _member(archive, "images.npy") as images:
         limited.left = None
+        if (known := archive.getinfo("images.npy")).file_size > _PACKED * known.compress_size + _DIRECTORY:
+            raise ValueError(f"unpacks to more than {_PACKED} times its size, as no noise does")
         (count, *rest), name_type = _header(names)
         shape, dtype = _header(images)
         if rest or name_type.kind != "U" or name_type.itemsize > _NAME:
@@ -51,7 +55,7 @@ def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
         expected.check(count)
         for start in range(0, count, expected.block) or [0]:
             some = min(expected.block, count - start)
-            yield _array(names, name_type, (some,)).tolist(), _finite(_array(images, dtype, (some, *expected.shape)))
+            yield _texts(_array(names, name_type, (some,))), _finite(_array(images, dtype, (some, *expected.shape)))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipExtFile:
@@ -77,6 +81,13 @@ def _array(member: zipfile.ZipExtFile, dtype: np.dtype, shape: tuple[int, ...]) 
     if len(data) < size:
         raise Unreadable(Reason("cut short"))
     return np.frombuffer(data, dtype).reshape(shape) if size else np.zeros(shape, dtype)
+
+
+def _texts(names: np.ndarray) -> list[str]:
+    letters = names.view(np.dtype(np.uint32).newbyteorder(names.dtype.byteorder)) if names.size else np.zeros(1)
+    if letters.max() > sys.maxunicode:  # which NumPy makes a SystemError of
+        raise ValueError("names hold what is no character")
+    return names.tolist()
 
 
 def _finite(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ WORDS = {
     "surplus": "is not part of the release: no line of {0}",
     "more surplus": "holds more files that are not part of the release; these are the first {0:,}",
     # What is not opened
-    "outside": "leads out of the release, and is not opened",
+    "outside": "is no plain path to a file of the release, and is not opened",
     "a link": "is a link or lies behind one, and is not followed: put the file itself there, as by cp -rL",
     "no file": "is {0} and no file",
     "too large": "has more than {0:,} bytes, the most that such a file can have",
@@ -46,6 +46,8 @@ WORDS = {
     "unclear": "other bytes: its pixels changed, or the same picture was stored anew; --private would tell",
     "same picture": "same picture, other bytes (re-compressed without loss, or metadata changed)",
     "same pictures": "the same {0} pictures, or others are missing, other bytes (re-compressed without loss, or metadata changed)",
+    "no metadata": "is no metadata of TensorFlow Datasets ({0})",
+    "other metadata": "tells of {0} and not {1}",
     # The list of hashes
     "other sums": "is not the one that {0} names, so that what it says of other files proves nothing",
     "no sums": "cannot be used, so that no file is proved ({0})",

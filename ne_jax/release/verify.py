@@ -32,6 +32,7 @@ from ne_jax.release.blocks import Block
 from ne_jax.release.certificates import ImageCertificate, digests, read_certificates, stored_statistics
 from ne_jax.release.confined import MOST_SURPLUS, sha256_inside, surplus, survey
 from ne_jax.release.diagnosis import Opened, everywhere, explain
+from ne_jax.release.formats import index_faults
 from ne_jax.release.manifest import MANIFEST, SUMS, Facts, limits, open_manifest
 from ne_jax.release.owner_files import CERTIFICATES
 from ne_jax.release.reading import MORE_FILES, begun, blocks, images_of, read_sums
@@ -62,12 +63,15 @@ def run(
     opened = _open(release, model, private, broken, public_key)
     certified = _count(opened.certificates)
     columns, counts, faults = _execute(_images(opened, broken), model, opened, batch_size)
-    as_released, whole = len(opened.sums.keys() - broken.keys()), not broken
+    as_released, whole = sum(relative not in broken for relative in opened.sums), not broken
     explain(opened, model, broken)
     broken |= faults
+    if whole:
+        wrong = index_faults(release, opened.facts.format, opened.facts.image_shape, counts["images"])
+        broken |= {relative: _contradicts(reason) for relative, reason in wrong.items()}
     if opened.sums:
         broken |= _surplus(opened)
-    claimed, wrong = claims.compare(opened.facts, opened.certificates, columns, certified, whole)
+    claimed, wrong = claims.compare(opened.facts, opened.certificates, columns, certified, counts["images"], whole)
     if wrong:
         broken[MANIFEST] = msgspec.structs.replace(wrong[0], more=tuple(wrong[1:]))
     stored = stored_statistics(columns) if columns else None
@@ -143,8 +147,9 @@ def _count(certificates: dict[str, ImageCertificate] | None) -> dict[str, int]:
 
 
 def _surplus(release: Opened) -> dict[str, Reason]:
-    known = {*release.sums, MANIFEST, SUMS, SIGNATURE}
-    found = dict.fromkeys(surplus(release.folder, known.__contains__), Reason("surplus", (SUMS,)))
+    own = (MANIFEST, SUMS, SIGNATURE)
+    names = surplus(release.folder, lambda relative: relative in release.sums or relative in own)
+    found = dict.fromkeys(names, Reason("surplus", (SUMS,)))
     if len(found) > MOST_SURPLUS:
         found.popitem()
         found["."] = Reason("more surplus", (MOST_SURPLUS,))
@@ -209,7 +214,7 @@ def _execute(
                     faults.setdefault(relative, Reason("no answer", (name,)))
             if release.certificates is not None:
                 _stand(batch, stored, seen, release.certificates, counts, faults)
-    keys = parts[0] if parts else ()
+    keys = parts[0] if any(len(part["feature_norm"]) for part in parts) else ()
     return {key: np.concatenate([part[key] for part in parts]) for key in keys}, counts, faults
 
 
