@@ -34,6 +34,7 @@ from ne_jax.models.model import Model
 from ne_jax.release import reading, verify, writing
 from ne_jax.release.formats import write_index
 from ne_jax.release.manifest import MANIFEST, SUMS, build, read_manifest
+from ne_jax.release.signature import SIGNATURE
 from ne_jax.release.verdict import describe
 from tests.pins import OLD_RELEASE
 
@@ -127,7 +128,11 @@ def honest(folder: pathlib.Path, release_format: str) -> None:
 def forge(folder: pathlib.Path, files: Any = None, **entries: Any) -> None:
     """Make SHA256SUMS and the manifest fit: what lies in the folder, or (name, SHA-256) of `files`; and entries of the block "ne"."""
     if files is None:
-        found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MANIFEST, SUMS))
+        found = (
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in (MANIFEST, SUMS, SIGNATURE)
+        )
         files = [(str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in found]
     digest, size = writing.write_sums(folder, files)
     reseal(folder, digest, size, **entries)

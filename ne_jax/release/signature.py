@@ -29,6 +29,7 @@ SIGNATURE = "manifest.json.sig"  # beside it: SHA256SUMS cannot list it, as the 
 _NAMESPACE = b"ne_jax.release"  # so that nothing else that the key ever signed passes for a manifest
 _MAGIC, _TYPE, _HASH = b"SSHSIG", b"ssh-ed25519", b"sha512"
 _BEGIN, _END, _COLUMNS = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----", 70
+_KEY = len(_MAGIC) + 4 + 4 + 4 + len(_TYPE) + 4  # where the public key begins: after version and lengths
 _MOST_BYTES = 4096  # of a signature or of a key's file
 _MAKE = 'make one by ssh-keygen -t ed25519 -N "" -f FILE'
 
@@ -96,9 +97,7 @@ def add(release: pathlib.Path, signing_key: str) -> None:
 
 def sign(key: Ed25519PrivateKey, manifest: bytes) -> bytes:
     """The signature, as ssh-keygen -Y sign -n ne_jax.release writes it."""
-    text = base64.b64encode(_blob(key.public_key(), key.sign(_signed(manifest))))
-    rows = [text[start : start + _COLUMNS] for start in range(0, len(text), _COLUMNS)]
-    return b"\n".join([_BEGIN, *rows, _END, b""])
+    return _file(key.public_key(), key.sign(_signed(manifest)))
 
 
 def signer(release: pathlib.Path, manifest: bytes) -> Ed25519PublicKey | None:
@@ -107,18 +106,15 @@ def signer(release: pathlib.Path, manifest: bytes) -> Ed25519PublicKey | None:
     Nothing of the file is taken apart that could be of another length: two places are read, and the rest must be as `sign` writes it.
     """
     try:
-        rows = read_inside(release, SIGNATURE, _MOST_BYTES).split()
+        text = read_inside(release, SIGNATURE, _MOST_BYTES)
     except Unreadable as error:
         if error.reason == Reason("missing"):
             return None
         raise
     try:
-        blob = base64.b64decode(
-            b"".join(rows).removeprefix(_squeezed(_BEGIN)).removesuffix(_squeezed(_END)), validate=True
-        )
-        before = len(_MAGIC) + 4 + 4 + 4 + len(_TYPE) + 4
-        key, made = Ed25519PublicKey.from_public_bytes(blob[before : before + 32]), blob[-64:]
-        if blob != _blob(key, made):
+        blob = base64.b64decode(b"".join(text.splitlines()[1:-1]))
+        key, made = Ed25519PublicKey.from_public_bytes(blob[_KEY : _KEY + 32]), blob[-64:]
+        if text.split() != _file(key, made).split():
             raise Unreadable(Reason("bad signature", (MANIFEST,)))
         key.verify(made, _signed(manifest))
     except (binascii.Error, ValueError, InvalidSignature) as error:
@@ -145,10 +141,6 @@ def demand(release: pathlib.Path, manifest: bytes, public_key: str) -> str:
     return fingerprint(key)
 
 
-def _squeezed(text: bytes) -> bytes:
-    return text.replace(b" ", b"")
-
-
 def _string(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value
 
@@ -162,6 +154,8 @@ def _signed(manifest: bytes) -> bytes:
     return _MAGIC + b"".join(map(_string, (_NAMESPACE, b"", _HASH, digest)))
 
 
-def _blob(key: Ed25519PublicKey, made: bytes) -> bytes:
+def _file(key: Ed25519PublicKey, made: bytes) -> bytes:
     parts = (_public(key), _NAMESPACE, b"", _HASH, _string(_TYPE) + _string(made))
-    return _MAGIC + struct.pack(">I", 1) + b"".join(map(_string, parts))
+    text = base64.b64encode(_MAGIC + struct.pack(">I", 1) + b"".join(map(_string, parts)))
+    rows = [text[start : start + _COLUMNS] for start in range(0, len(text), _COLUMNS)]
+    return b"\n".join([_BEGIN, *rows, _END, b""])
