@@ -8,8 +8,8 @@ import pathlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
 from types import ModuleType
-from typing import BinaryIO
 
 import numpy as np
 from array_record.python import array_record_module
@@ -70,7 +70,7 @@ def _system_error(error: RuntimeError) -> OSError:
     return OSError(line(error)) if number is None else OSError(number, os.strerror(number))
 
 
-def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
+def read(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Block]:
     """A shard, as `Format.read` says."""
     riegeli.check(file, expected)
     features = _features(expected.shape)

@@ -6,7 +6,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -51,7 +52,7 @@ class Budget:
     """An open file that reads `left` bytes and no more, until `left` is set anew; None: any number. Readers of archives believe what a
     file says of its lists' lengths, and would take gigabytes for them. Raises Unreadable."""
 
-    def __init__(self, file: BinaryIO, left: int | None) -> None:
+    def __init__(self, file: BufferedIOBase, left: int | None) -> None:
         self._file, self.left = file, left
 
     def read(self, size: int = -1) -> bytes:

@@ -18,7 +18,8 @@ import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import Any, BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Format(NamedTuple):
     ahead: int
     single: bool
     write: Callable[..., dict[str, str]]
-    read: Callable[[BinaryIO, str, Expected], Iterator[Block]]
+    read: Callable[[BufferedIOBase, str, Expected], Iterator[Block]]
 
     def holds_images(self, relative: str) -> bool:
         """Whether a file of the release is one of those with images."""
@@ -63,7 +64,7 @@ def _write_png(release: pathlib.Path, relative: str, pixels: np.ndarray, metadat
     return write_atomic(release / relative, encode_png(pixels, metadata))
 
 
-def _read_png(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
+def _read_png(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Block]:
     name = relative.removeprefix("images/").removesuffix(".png")
     yield [name], decode_png(file.read(), expected.shape)[None]
 

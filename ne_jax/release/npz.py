@@ -7,7 +7,7 @@ import pathlib
 import sys
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def write(release: pathlib.Path, shard, num_shards, names, images, metadata, poo
     return {relative: write_file(release / relative, fill)}
 
 
-def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
+def read(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Block]:
     """A shard, as `Format.read` says."""
     limited = Budget(file, _DIRECTORY)
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from ne_jax.release.blocks import Expected
 from ne_jax.release.reasons import Reason, Unreadable
@@ -21,7 +21,7 @@ _ENTRY = 64  # bytes that the list at the end has of a chunk, at most
 _MOST_CHUNKS = 1000  # beside one an image
 
 
-def check(file: BinaryIO, expected: Expected) -> None:
+def check(file: BufferedIOBase, expected: Expected) -> None:
     """Raise Unreadable for a file with a chunk that unpacks to more than such images can, or whose chunks do not follow each other to
     its end."""
     size, place, chunks = os.fstat(file.fileno()).st_size, 0, 0
@@ -41,7 +41,7 @@ def check(file: BinaryIO, expected: Expected) -> None:
         raise Unreadable(Reason("cut short"))
 
 
-def _head(file: BinaryIO, place: int) -> tuple[int, int, int]:
+def _head(file: BufferedIOBase, place: int) -> tuple[int, int, int]:
     """Of the chunk that begins at `place`, without the head of a block in the middle of it."""
     data = b""
     while len(data) < _CHUNK_HEAD.size:

@@ -8,7 +8,7 @@ import pathlib
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from typing import BinaryIO
+from io import BufferedIOBase
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ def write(release: pathlib.Path, shard, num_shards, names, images, metadata, poo
     return {relative: write_file(release / relative, fill)}
 
 
-def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
+def read(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Block]:
     """A shard, as `Format.read` says."""
     if (
         os.fstat(file.fileno()).st_size % tarfile.RECORDSIZE
@@ -57,7 +57,7 @@ def read(file: BinaryIO, relative: str, expected: Expected) -> Iterator[Block]:
         yield names, np.array(images, np.uint8).reshape(-1, *expected.shape)
 
 
-def _members(file: BinaryIO, most: int) -> Iterator[tuple[str, bytes]]:
+def _members(file: BufferedIOBase, most: int) -> Iterator[tuple[str, bytes]]:
     """Name and content of each member. Raises Unreadable for one of more than `most` bytes, and for one that is no whole file: a sparse
     one makes gigabytes of nothing."""
     limited = Budget(file, _HEAD)
