@@ -588,12 +588,13 @@ FOLDERS: dict[str, Hostile] = {
 
 class Seen(NamedTuple):
     """What a verify did. told: its verdict, or the line of its refusal. outside: files and folders that it opened and that are not the
-    release's. mebibytes: memory that it took at most, beyond what the process had."""
+    release's. seconds: of processors, of all threads, and `waited` by the clock, which other programs make longer. mebibytes: memory that it took at most, beyond what the process had."""
 
     told: str
     refused: bool
     outside: list[str]
     seconds: float
+    waited: float
     mebibytes: float
 
 
@@ -641,7 +642,7 @@ def watched(folder: pathlib.Path, model: Model, batch_size: int = 4) -> Seen:
         _hooked.append(True)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak begins anew
-    before, outside, begin = _status("VmRSS"), [], time.perf_counter()
+    before, outside, begin = _status("VmRSS"), [], (time.process_time(), time.perf_counter())
     folder = pathlib.Path(os.path.realpath(folder))
     _plain.cache_clear()
     _WATCHED.append((str(folder), outside))
@@ -651,4 +652,5 @@ def watched(folder: pathlib.Path, model: Model, batch_size: int = 4) -> Seen:
         told, refused = str(error), True
     finally:
         _WATCHED.pop()
-    return Seen(told, refused, outside, time.perf_counter() - begin, _status("VmHWM") - before)
+    seconds, waited = time.process_time() - begin[0], time.perf_counter() - begin[1]
+    return Seen(told, refused, outside, seconds, waited, _status("VmHWM") - before)

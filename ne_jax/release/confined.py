@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
@@ -14,6 +15,8 @@ from ne_jax.files import digest_of
 from ne_jax.release.reasons import Reason, Unreadable
 
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_STEP = r"(?!\.\.?(?:/|\Z))[^/\0" + (r"\\:" if os.name == "nt" else "") + "]+"  # of a path: not "." and not ".."
+_PLAIN = re.compile(f"{_STEP}(?:/{_STEP})*")
 _MIB = 1 << 20
 _FILE_REST = 16 * _MIB  # bytes of a file beside its images: headers, padding, names
 _IMAGE_REST = _MIB  # bytes of an image beside its pixels, on average: EXIF and colour profile
@@ -39,24 +42,23 @@ class Limits(NamedTuple):
 
 def leads_out(relative: str) -> bool:
     """Whether a name is not the plain way from a folder to a file in it: absolute, through "..", or written in more than one way."""
-    plain = os.path.normpath(relative).replace(os.sep, "/")
-    return plain != relative or os.path.isabs(relative) or plain.split("/")[0] in ("", ".", "..") or "\0" in relative
+    return _PLAIN.fullmatch(relative) is None
 
 
 def look(folder: pathlib.Path, relative: str) -> os.stat_result:
     """What an ordinary file of the folder is. Raises Unreadable for anything else: a name that leads out, a link on the way, a pipe or
     device, nothing."""
-    return _look(os.fspath(folder) + os.sep, relative, _fault_above)
-
-
-def _look(place: str, relative: str, fault_above: Callable[[str, str], Reason | None]) -> os.stat_result:
-    if leads_out(relative):
-        raise Unreadable(Reason("outside"))
-    found = fault_above(place, relative.rpartition("/")[0]) or _lstat(place + relative)
+    found = _found(os.fspath(folder) + os.sep, relative, _fault_above)
     if isinstance(found, Reason):
         raise Unreadable(found)
-    _ordinary(found)
     return found
+
+
+def _found(place: str, relative: str, fault_above: Callable[[str, str], Reason | None]) -> os.stat_result | Reason:
+    if leads_out(relative):
+        return Reason("outside")
+    found = fault_above(place, relative.rpartition("/")[0]) or _lstat(place + relative)
+    return found if isinstance(found, Reason) else _no_file(found) or found
 
 
 def _fault_above(place: str, folder: str) -> Reason | None:
@@ -77,10 +79,11 @@ def _lstat(path: str) -> os.stat_result | Reason:
     return Reason("a link") if stat.S_ISLNK(found.st_mode) else found
 
 
-def _ordinary(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
-        raise Unreadable(Reason("no file", (kind,)) if kind else Reason("missing"))
+def _no_file(found: os.stat_result) -> Reason | None:
+    if stat.S_ISREG(found.st_mode):
+        return None
+    kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+    return Reason("no file", (kind,)) if kind else Reason("missing")
 
 
 def open_inside(folder: pathlib.Path, relative: str) -> BinaryIO:
@@ -90,11 +93,9 @@ def open_inside(folder: pathlib.Path, relative: str) -> BinaryIO:
         file = open(os.path.join(folder, relative), "rb", opener=_opener)  # noqa: SIM115  the caller closes it
     except OSError as error:
         raise Unreadable(Reason("unreadable", (error.strerror,))) from error
-    try:
-        _ordinary(os.fstat(file.fileno()))  # another may have taken its place since
-    except Unreadable:
+    if fault := _no_file(os.fstat(file.fileno())):  # another may have taken its place since
         file.close()
-        raise
+        raise Unreadable(fault)
     return file
 
 
@@ -125,11 +126,11 @@ def survey(
     place, above = os.fspath(folder) + os.sep, functools.lru_cache(1024)(_fault_above)
     kept: dict[Reason, Reason] = {}  # one of each: a million lines may name files that are not there
     for relative in files:
-        try:
-            found, most = _look(place, relative, above), limits.file_bytes(images_of(relative))
-        except Unreadable as error:
-            faults[relative] = kept.setdefault(error.reason, error.reason)
+        found = _found(place, relative, above)
+        if isinstance(found, Reason):
+            faults[relative] = kept.setdefault(found, found)
             continue
+        most = limits.file_bytes(images_of(relative))
         if found.st_size > most:
             faults[relative] = Reason("too large", (most,))
         elif _is_hollow(folder / relative, found):

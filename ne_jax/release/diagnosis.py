@@ -147,7 +147,9 @@ def _detail(space: Subspace, pixels: Float[Array | np.ndarray, "n height width c
 def everywhere(release: Opened, broken: dict[str, Reason]) -> Everywhere | None:
     """What happened to all image files, or nine of ten, if it is one thing."""
     files = [relative for relative in release.sums if release.format.holds_images(relative)]
-    reasons = collections.Counter(broken[relative].alike() for relative in files if relative in broken)
+    reasons: collections.Counter[Reason] = collections.Counter()
+    for reason, count in collections.Counter(broken[relative] for relative in files if relative in broken).items():
+        reasons[reason.alike()] += count
     if len(files) < 2 or not reasons:
         return None
     (reason, count), *_ = reasons.most_common(1)

@@ -13,7 +13,15 @@ from msgspec import UNSET, Meta, UnsetType
 
 from ne_jax.files import Record
 
-Word = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+# What is printed in an error: nothing that commands a terminal, breaks a line or turns its direction.
+Word = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*\Z",
+    ),
+]
 Text = Annotated[str, Meta(max_length=4000)]
 Count = Annotated[int, Meta(ge=0, le=100_000_000)]  # of images, or of directions
 Side = Annotated[int, Meta(ge=1, le=65_535)]  # pixels

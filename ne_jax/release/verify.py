@@ -63,14 +63,9 @@ def run(
     opened = _open(release, model, private, broken, public_key)
     certified = _count(opened.certificates)
     columns, counts, faults = _execute(_images(opened, broken), model, opened, batch_size)
-    as_released, whole = sum(relative not in broken for relative in opened.sums), not broken
+    as_released, whole = sum(relative not in broken for relative in opened.sums), broken.keys() <= {SIGNATURE}
     explain(opened, model, broken)
-    broken |= faults
-    if whole:
-        wrong = index_faults(release, opened.facts.format, opened.facts.image_shape, counts["images"])
-        broken |= {relative: _contradicts(reason) for relative, reason in wrong.items()}
-    if opened.sums:
-        broken |= _surplus(opened)
+    broken |= faults | (_index_faults(opened, counts["images"]) if whole else {}) | _surplus(opened)
     claimed, wrong = claims.compare(opened.facts, opened.certificates, columns, certified, counts["images"], whole)
     if wrong:
         broken[MANIFEST] = msgspec.structs.replace(wrong[0], more=tuple(wrong[1:]))
@@ -146,7 +141,14 @@ def _count(certificates: dict[str, ImageCertificate] | None) -> dict[str, int]:
     return {"n": len(rows), "bound_holds": held, "prediction_kept": kept}
 
 
+def _index_faults(release: Opened, images: int) -> dict[str, Reason]:
+    found = index_faults(release.folder, release.facts.format, release.facts.image_shape, images)
+    return {relative: _contradicts(reason) for relative, reason in found.items()}
+
+
 def _surplus(release: Opened) -> dict[str, Reason]:
+    if not release.sums:
+        return {}
     own = (MANIFEST, SUMS, SIGNATURE)
     names = surplus(release.folder, lambda relative: relative in release.sums or relative in own)
     found = dict.fromkeys(names, Reason("surplus", (SUMS,)))
