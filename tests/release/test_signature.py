@@ -19,6 +19,7 @@ from ne_jax.release.reasons import Unreadable, words
 from ne_jax.release.signature import SIGNATURE
 from ne_jax.release.verdict import describe
 from tests import hostile
+from tests.pins import OLD_RELEASE
 
 DATA = b'{"a": 1}\n'
 # By OpenSSH 9.2 of DATA: ssh-keygen -Y sign -n ne_jax.release, with the key whose seed is 0, 1, ... 31.
@@ -81,7 +82,7 @@ def released(tmp_path):
     """released(key): a release, signed by it; "" is not."""
 
     def make(key: pathlib.Path | str = "") -> pathlib.Path:
-        folder = pathlib.Path(shutil.copytree(hostile.OLD_RELEASE / "png8", tmp_path / "release"))
+        folder = pathlib.Path(shutil.copytree(OLD_RELEASE / "png8", tmp_path / "release"))
         signature.write(folder, (folder / MANIFEST).read_bytes(), str(key))
         return folder
 

@@ -15,6 +15,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.release import verify
 from ne_jax.release.manifest import MANIFEST
 from tests import hostile, jobs
+from tests.pins import OLD_RELEASE
 
 MOST_SECONDS, MOST_MEBIBYTES = 20, 400
 # What takes long to make; of each kind there is one that does not.
@@ -53,7 +54,7 @@ import pathlib, sys
 from ne_jax.models.loading import load_model
 from tests import hostile, jobs
 model = load_model("vit_a")
-hostile.watched(hostile.OLD_RELEASE / "png8", model)
+hostile.watched(OLD_RELEASE / "png8", model)
 seen = hostile.watched(pathlib.Path(sys.argv[1]), model)
 print(repr(tuple(seen)))
 """
@@ -84,7 +85,7 @@ def test_an_honest_release_holds(good, model, release_format):
 
 def changed_manifests(good, place, model, count):
     """What verify told of that many manifests of a certified release."""
-    folder = pathlib.Path(shutil.copytree(hostile.OLD_RELEASE / "png8", place / "release"))
+    folder = pathlib.Path(shutil.copytree(OLD_RELEASE / "png8", place / "release"))
     whole = json.loads((folder / MANIFEST).read_text())
     for data in itertools.islice(hostile.manifests(whole), count):
         (folder / MANIFEST).write_bytes(data)
@@ -181,7 +182,7 @@ CLAIMS = {
 def test_forged_certificates_are_found(place, model, name):
     """A certificate of a number that takes memory to count with is a fault of the manifest, found without taking it."""
     change, told = CLAIMS[name]
-    folder = pathlib.Path(shutil.copytree(hostile.OLD_RELEASE / "png8", place / "release"))
+    folder = pathlib.Path(shutil.copytree(OLD_RELEASE / "png8", place / "release"))
     whole = json.loads((folder / MANIFEST).read_text())
     hostile.reseal(folder, certificate=whole["ne"]["certificate"] | change)
     seen = held(folder, model)
@@ -191,7 +192,7 @@ def test_forged_certificates_are_found(place, model, name):
 @pytest.mark.parametrize("directions", [0, 784, 10**8])
 def test_directions_that_a_layer_has_not(place, model, directions):
     """T2: with `directions: 0` and a damaged file there is a verdict all the same."""
-    folder = pathlib.Path(shutil.copytree(hostile.OLD_RELEASE / "png8", place / "release"))
+    folder = pathlib.Path(shutil.copytree(OLD_RELEASE / "png8", place / "release"))
     hostile.reseal(folder, directions=directions)
     shutil.copy(folder / "images/test/00000.png", folder / "images/test/00001.png")
     (folder / "images/test/00002.png").write_bytes((folder / "images/test/00000.png").read_bytes() + b"more")

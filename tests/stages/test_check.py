@@ -12,6 +12,7 @@ from ne_jax.release.signature import SIGNATURE
 from ne_jax.stages import check, encode
 from tests import hostile, in_process, jobs, keys
 from tests.jobs import opened
+from tests.pins import OLD_RELEASE
 
 LEAVES = {"data.limit": 4, "release.formats": ("png8", "float32"), "readers": ()}
 
@@ -128,7 +129,7 @@ def test_the_command_asks_for_the_key(signed, tmp_path):
     assert "is signed by another key" in jobs.told(
         in_process.call("--stage=verify", f"--release={folder}", f"--public_key={other}.pub")
     )
-    plain = hostile.OLD_RELEASE / "png8"
+    plain = OLD_RELEASE / "png8"
     told = jobs.told(in_process.call("--stage=verify", f"--release={plain}", f"--public_key={key}.pub"))
     assert told.startswith(f"error: {plain} is not signed: it has no manifest.json.sig")
     assert json.loads((folder / "manifest.json").read_text())["ne"]["authorized"]["name"] == "vit_a"
