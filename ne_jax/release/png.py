@@ -15,6 +15,7 @@ from ne_jax.release.blocks import FAULTS
 from ne_jax.release.reasons import Reason, Unreadable
 
 _MODES = {"L": "grey", "P": "a palette image", "1": "black and white"}
+_TEXTS = 16  # each may unpack to a mebibyte; ours has none
 _BEGINS = b"\x89PNG"
 # How files of other types begin. Nothing looks further into them: the less of a stranger's file is read, the better.
 _TYPES = {
@@ -46,6 +47,8 @@ def decode_png(data: bytes, shape: tuple[int, ...]) -> UInt8[np.ndarray, "height
         other = next((name for begin, name in _TYPES.items() if data.startswith(begin)), None)
         other = "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else other
         raise Unreadable(Reason("another type", (other,)) if other else Reason("no image"))
+    if sum(data.count(kind) for kind in (b"zTXt", b"iTXt")) > _TEXTS:
+        raise Unreadable(Reason("broken", (f"more than {_TEXTS} packed texts",)))
     try:
         with _opened(data) as image:
             if image.size != (width, height):

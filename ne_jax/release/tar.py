@@ -13,12 +13,13 @@ from io import BufferedIOBase
 import msgspec
 import numpy as np
 
-from ne_jax.files import write_file
+from ne_jax.files import ahead, write_file
 from ne_jax.release.blocks import Block, Budget, Expected
 from ne_jax.release.png import decode_png, encode_png
 from ne_jax.release.reasons import Reason, Unreadable
 
 _HEAD = 1 << 16  # bytes of a member's head: its name may be longer than a tar's own field
+_AHEAD = 4  # members that are unpacked in threads
 _METADATA = 1 << 24  # bytes of a PNG beside twice its pixels: EXIF and colour profile
 
 
@@ -43,12 +44,17 @@ def read(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Bl
     ):  # a tar that ends between two members would only seem shorter
         raise Unreadable(Reason("no tar"))
     names, images, count = [], [], 0
-    for name, data in _members(file, 2 * expected.image_bytes + _METADATA):
-        expected.check(count := count + 1)
+
+    def decoded(member: tuple[str, bytes]) -> tuple[str, np.ndarray]:
+        name, data = member
         try:
-            images.append(decode_png(data, expected.shape))
+            return name, decode_png(data, expected.shape)
         except Unreadable as error:
             raise Unreadable(msgspec.structs.replace(error.reason, member=name)) from error
+
+    for name, image in ahead(decoded, _members(file, 2 * expected.image_bytes + _METADATA), _AHEAD):
+        expected.check(count := count + 1)
+        images.append(image)
         names.append(webdataset_name(name.removesuffix(".png")))
         if len(names) == expected.block:
             yield names, np.stack(images)
