@@ -14,7 +14,7 @@ from ne_jax.errors import UserError
 from ne_jax.models.loading import load_model
 from ne_jax.release import verify
 from ne_jax.release.manifest import MANIFEST
-from tests import hostile, jobs
+from tests import hostile, in_process, jobs
 from tests.pins import OLD_RELEASE
 
 MOST_SECONDS, MOST_MEBIBYTES = 20, 400
@@ -52,7 +52,7 @@ def place(good, tmp_path_factory):
 APART = """
 import pathlib, sys
 from ne_jax.models.loading import load_model
-from tests import hostile, jobs
+from tests import hostile, in_process, jobs
 model = load_model("vit_a")
 hostile.watched(OLD_RELEASE / "png8", model)
 seen = hostile.watched(pathlib.Path(sys.argv[1]), model)
@@ -146,6 +146,17 @@ def test_what_is_told(good, place, model, name):
     hostile.FOLDERS[name].make(folder)
     seen = hostile.watched(folder, model)
     assert TOLD[name] in seen.told, seen.told
+
+
+def test_the_command_tells_in_a_line_or_a_verdict(good, place):
+    """Exit status 1 and the file for a release that is broken, 2 and one line for a manifest that is none."""
+    folder = pathlib.Path(shutil.copytree(good("png8"), place / "release"))
+    hostile.FOLDERS["a file is a pipe"].make(folder)
+    done = in_process.call("--stage=verify", f"--release={folder}")
+    assert done.returncode == 1 and "images/test/00001.png: is a pipe and no file\n" in done.stdout
+    (folder / MANIFEST).write_text("[" * 100_000)
+    told = jobs.told(in_process.call("--stage=verify", f"--release={folder}"))
+    assert told.endswith("not a whole JSON file (more than 32 brackets in each other); restore it as it was made")
 
 
 ABSURD = {
