@@ -52,7 +52,8 @@ def place(good, tmp_path_factory):
 APART = """
 import pathlib, sys
 from ne_jax.models.loading import load_model
-from tests import hostile, in_process, jobs
+from tests import hostile
+from tests.pins import OLD_RELEASE
 model = load_model("vit_a")
 hostile.watched(OLD_RELEASE / "png8", model)
 seen = hostile.watched(pathlib.Path(sys.argv[1]), model)
