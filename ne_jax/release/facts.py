@@ -19,7 +19,7 @@ Word = Annotated[
     Meta(
         min_length=1,
         max_length=200,
-        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*\Z",
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z",
     ),
 ]
 Text = Annotated[str, Meta(max_length=4000)]
@@ -73,7 +73,7 @@ class Facts(Record, kw_only=True, forbid_unknown_fields=False):
     settings: dict[str, Any] = {}
     replace: bool
     noise: str | UnsetType = UNSET
-    psnr_db_asked: Decibels | UnsetType = UNSET
+    psnr_db_asked: float | UnsetType = UNSET
     psnr_db_realised: Strength
     left_unchanged: Count | UnsetType = UNSET
     edge_share: float | None | UnsetType = UNSET

@@ -205,7 +205,7 @@ def open_manifest(release: pathlib.Path) -> Manifest:
 def read_manifest(release: pathlib.Path, public_key: str | None = None) -> Facts:
     """The block "ne" of a release's manifest, as `open_manifest`. public_key: a file with the key that must have signed it."""
     found = open_manifest(release)
-    if public_key:
+    if public_key is not None:
         signature.demand(release, found.data, public_key)
     return found.facts
 

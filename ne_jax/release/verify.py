@@ -104,7 +104,7 @@ def _open(
 
 def _signed(folder: pathlib.Path, manifest: bytes, broken: dict[str, Reason], public_key: str | None) -> list[str]:
     """What is to be known of the signature: nothing of a release without one, if nobody asks for it."""
-    if public_key:
+    if public_key is not None:
         return [f"signed by {signature.demand(folder, manifest, public_key)}, the key in {public_key}"]
     try:
         key = signature.signer(folder, manifest)

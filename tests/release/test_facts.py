@@ -17,7 +17,7 @@ WRONG = {
     "image_shape": ([1, 1], [0, 1, 1], [70_000, 1, 1], [65_000, 65_000, 1], "112", [1, 1, "1"]),
     "window": ([0, 0, 0], [1.5, 1, 1]),
     "directions": (-1, 10**12, "all"),
-    "design": ("", "a\nb", "\x1b[0m", "x" * 201, 1, "a\u2028b", "a\u202eb", "\ufeffa"),
+    "design": ("", "a\nb", "\x1b[0m", "x" * 201, 1, "a\u2028b", "a\u202eb", "a\u2066b"),
     "format": (None, "\0"),
     "replace": ("no", 0),
     "psnr_db_realised": ({"min": 0, "median": 0}, {"min": -1e6, "median": 0, "max": 0}, [0, 0, 0]),

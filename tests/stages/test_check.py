@@ -129,6 +129,10 @@ def test_the_command_asks_for_the_key(signed, tmp_path):
     assert "is signed by another key" in jobs.told(
         in_process.call("--stage=verify", f"--release={folder}", f"--public_key={other}.pub")
     )
+    told = jobs.told(in_process.call("--stage=verify", f"--release={folder}", "--public_key="))
+    assert told.startswith(
+        "error: --public_key : cannot be read"
+    )  # of a variable that was not set: not taken for "do not ask"
     plain = OLD_RELEASE / "png8"
     told = jobs.told(in_process.call("--stage=verify", f"--release={plain}", f"--public_key={key}.pub"))
     assert told.startswith(f"error: {plain} is not signed: it has no manifest.json.sig")
