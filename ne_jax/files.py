@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import GenericAlias
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -110,7 +110,12 @@ def _dumped(value: Any, indent: int | None) -> str:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`value`, a Record or what may stand in one, as indented JSON, atomic. NaN and infinity are refused: they are no JSON."""
-    write_atomic(path, _dumped(value, 1) + "\n")
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return _dumped(value, 1) + "\n"
 
 
 def write_json_lines(path: pathlib.Path, rows: Iterable[Record]) -> None:
@@ -158,7 +163,12 @@ def ahead(function: Callable, items: Iterable, count: int) -> Iterator:
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """SHA-256 of what an open file still holds, hexadecimal."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(files: Sequence[pathlib.Path]) -> str:

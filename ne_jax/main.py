@@ -7,6 +7,7 @@ Any leaf of the config can be set: --config.recode.psnr_db=3
 Several processes can encode together: --distributed in each (scripts/launch_local.sh).
 
 Whoever has a release and the authorized model: python -m ne_jax.main --stage=verify --release=DIR [--config=FILE] [--private=DIR]
+[--public_key=FILE]
 
 Exit status: 0 done; 1 done, but images were skipped and --strict was given, or a verified release is broken; 2 a mistake in the
 input, told in one line.
@@ -48,6 +49,9 @@ _STAGE = flags.DEFINE_enum("stage", "all", (*STAGES, "all", "analyse", "verify")
 _RELEASE = flags.DEFINE_string("release", None, "verify: folder of the release")
 _PRIVATE = flags.DEFINE_string(
     "private", None, "verify: the owner's WORKDIR/private, for every certificate and prediction"
+)
+_PUBLIC_KEY = flags.DEFINE_string(
+    "public_key", None, "verify: file with the public key of the release's owner, who must have signed it"
 )
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -118,14 +122,14 @@ def _verify(config: Config | None) -> int:
     from ne_jax.stages.job import load_named
 
     release = pathlib.Path(_RELEASE.value)
-    name = read_manifest(release).authorized.name
+    name = read_manifest(release, _PUBLIC_KEY.value).authorized.name
     config = config or Config()
     if name not in (*config.models, *SAMPLES):
         raise UserError(
             f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
         )
     model = load_named(config, name)
-    found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value))
+    found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value), public_key=_PUBLIC_KEY.value)
     print(describe(found))
     return 0 if found.holds else 1
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Leaves that decide what a release holds. A workdir keeps them: another value needs another workdir.
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
-MAY_CHANGE = ("data.workers", "recode.max_passes", "release.again")  # but for these
+MAY_CHANGE = ("data.workers", "recode.max_passes", "release.again", "release.signing_key")  # but for these
 
 
 def check_release(config: Config) -> None:

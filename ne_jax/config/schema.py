@@ -176,6 +176,11 @@ class ReleaseConfig:
     license: str = leaf("", "The license, for the manifest.", unit="a URL")
     creator: str = leaf("", "Who made the release, for the manifest.", unit="a name")
     url: str = leaf("", "Where the release is found, for the manifest.", unit="a URL")
+    signing_key: str = leaf(
+        "",
+        "Private ed25519 key that signs the manifest, made by ssh-keygen -t ed25519 without a passphrase. Empty: not signed.",
+        unit="a path",
+    )
 
     def __post_init__(self):
         check_leaves(self, "release.")

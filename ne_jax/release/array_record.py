@@ -7,14 +7,16 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
 from types import ModuleType
 
 import numpy as np
 from array_record.python import array_record_module
 
-from ne_jax.core.pixels import Stored
 from ne_jax.files import line, write_atomic, write_file
+from ne_jax.release import riegeli
+from ne_jax.release.blocks import Block, Expected
 
 TFDS_NAME, TFDS_VERSION, _SPLIT = "ne_release", "1.0.0", "release"
 TFDS_FOLDER = f"{TFDS_NAME}/{TFDS_VERSION}"
@@ -68,14 +70,19 @@ def _system_error(error: RuntimeError) -> OSError:
     return OSError(line(error)) if number is None else OSError(number, os.strerror(number))
 
 
-def read(path: pathlib.Path, relative: str, shape: tuple[int, ...], dtype) -> tuple[list[str], Stored]:
+def read(file: BufferedIOBase, relative: str, expected: Expected) -> Iterator[Block]:
     """A shard, as `Format.read` says."""
-    features = _features(shape)
-    reader = array_record_module.ArrayRecordReader(os.fspath(path))
-    rows = [features.deserialize_example_np(record) for record in reader.read_all()]
+    riegeli.check(file, expected)
+    features = _features(expected.shape)
+    reader = array_record_module.ArrayRecordReader(file.name)
+    count = reader.num_records()
+    expected.check(count)
+    for start in range(0, count, expected.block) or [0]:
+        records = reader.read(start, min(start + expected.block, count)) if count else []
+        rows = [features.deserialize_example_np(record) for record in records]
+        names = [os.fsdecode(row["name"]) for row in rows]
+        yield names, np.array([row["image"] for row in rows], np.uint8).reshape(len(rows), *expected.shape)
     reader.close()
-    names = [os.fsdecode(row["name"]) for row in rows]
-    return names, np.array([row["image"] for row in rows], np.uint8).reshape(len(rows), *shape)
 
 
 def write_index(release: pathlib.Path, shape: Sequence[int], counts: Sequence[int], description: str) -> dict[str, str]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from jaxtyping import Float32
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from ne_jax.errors import UserError
 from ne_jax.files import Record, told
+from ne_jax.release.facts import Count
 
-Percentiles = tuple[float, float, float]  # the 5th, 50th and 95th of a set
+PERCENTILES = (5, 50, 95)
+_Figure = Annotated[float, Meta(ge=-1e30, le=1e30)]  # beyond, differences leave the range of floats
+_Share = Annotated[float, Meta(ge=0, le=1)]
+Percentiles = tuple[_Figure, _Figure, _Figure]  # the 5th, 50th and 95th of a set
 
 
 class ImageCertificate(Record, kw_only=True, forbid_unknown_fields=False):
@@ -102,10 +107,10 @@ class SetCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     where most images were left as they are. feature_gap_expected: median of `expected_gap`; the others: of what they are named by.
     """
 
-    n: int
-    bound_holds: int
-    prediction_kept: int | UnsetType = UNSET
-    prediction_lost_at_most: float | UnsetType = UNSET
+    n: Count
+    bound_holds: Count
+    prediction_kept: Count | UnsetType = UNSET
+    prediction_lost_at_most: _Share | UnsetType = UNSET
     margin_min: float | UnsetType = UNSET
     logit_gap_median: float | UnsetType = UNSET
     logit_gap_max: float | UnsetType = UNSET
@@ -124,6 +129,8 @@ class SetCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     def __post_init__(self) -> None:
         if (self.prediction_kept is UNSET) != (self.prediction_lost_at_most is UNSET):
             raise ValueError("prediction_kept and prediction_lost_at_most stand together")
+        if max(self.bound_holds, 0 if self.prediction_kept is UNSET else self.prediction_kept) > self.n:
+            raise ValueError(f"counts more than {self.n} images")
 
     def public(self) -> SetCertificate:
         """What of it stands in the manifest: nothing of a single image's logits, nothing of other readers."""
@@ -138,7 +145,7 @@ def digests(stored: Float32[np.ndarray, "batch height width channels"]) -> np.nd
 def stored_statistics(column: dict[str, np.ndarray]) -> StoredStatistics:
     """Of the columns feature_norm and, for a model with a head, margin, an entry an image."""
     names = [name for name in ("margin", "feature_norm") if name in column]
-    return StoredStatistics(**{name: tuple(np.percentile(column[name], (5, 50, 95)).tolist()) for name in names})
+    return StoredStatistics(**{name: tuple(np.percentile(column[name], PERCENTILES).tolist()) for name in names})
 
 
 def decibels(psnr_db: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,17 +13,20 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from ne_jax.core.pixels import Images, float_pixels
+from ne_jax.core.pixels import float_pixels
 from ne_jax.core.rules import low_sensitivity
 from ne_jax.core.spectrum import spectrum
 from ne_jax.core.subspace import Subspace
-from ne_jax.files import Record, ahead, sha256
+from ne_jax.errors import UserError
+from ne_jax.files import Record, ahead
 from ne_jax.models.model import Model
 from ne_jax.recoding.designs import DESIGNS
+from ne_jax.release.blocks import Block
 from ne_jax.release.certificates import ImageCertificate, digests
+from ne_jax.release.confined import sha256_inside
 from ne_jax.release.formats import FORMATS, Format
 from ne_jax.release.manifest import Facts
-from ne_jax.release.reading import open_file, read_file
+from ne_jax.release.reading import blocks, file_blocks
 from ne_jax.release.reasons import DIFFERS, Reason, Unreadable
 
 _SAMPLE = 64  # images that say how strong the noise usually is
@@ -31,12 +34,14 @@ _MOST = 0.9  # of the image files: what happened to so many of them happened to 
 
 
 class Opened(NamedTuple):
-    """What is proved: the folder, its manifest's block, SHA-256 by relative path, and certificates by image, if there are any."""
+    """What is proved: the folder, its manifest's block, SHA-256 by relative path, certificates by image, if there are any, and
+    lines to know of its signature."""
 
     folder: pathlib.Path
     facts: Facts
     sums: dict[str, str]
     certificates: dict[str, ImageCertificate] | None
+    signed: list[str]
 
     @property
     def format(self) -> Format:
@@ -61,15 +66,14 @@ def explain(release: Opened, model: Model, broken: dict[str, Reason]) -> None:
     gone = _noise_gone(release, model, broken)
 
     def what(relative: str) -> Reason:
-        if (other := origin.get(sha256(release.folder / relative))) is not None:
-            return Reason("another file", (other,))
-        if not release.format.holds_images(relative):
-            return DIFFERS
         try:
-            names, images = open_file(release.folder, release.facts, relative)
+            if (other := origin.get(sha256_inside(release.folder, relative))) is not None:
+                return Reason("another file", (other,))
+            if not release.format.holds_images(relative):
+                return DIFFERS
+            return _change(blocks(release.folder, release.facts, relative), release.certificates, gone)
         except Unreadable as error:
             return error.reason
-        return _change(names, float_pixels(images), release.certificates, gone)
 
     found = ahead(what, todo, release.format.ahead)
     for relative, reason in zip(todo, tqdm(found, "explain", len(todo), unit="file"), strict=True):
@@ -77,27 +81,28 @@ def explain(release: Opened, model: Model, broken: dict[str, Reason]) -> None:
 
 
 def _change(
-    names: Sequence[str],
-    pixels: Images,
-    certificates: dict[str, ImageCertificate] | None,
-    gone: Callable[[np.ndarray], bool],
+    found: Iterator[Block], certificates: dict[str, ImageCertificate] | None, gone: Callable[[np.ndarray], bool]
 ) -> Reason:
     """What happened to a file that still opens, with the right geometry."""
-    changed = list(range(len(names)))
-    if certificates is not None:
-        known = {name: certificates[name].pixels_sha256 for name in names if name in certificates}
-        now = digests(pixels)
-        changed = [index for index in changed if known.get(names[index]) != now[index]]
-        if not changed:
-            return Reason("same picture") if len(names) == 1 else Reason("same pictures", (len(names),))
-    without = [index for index in changed if gone(pixels[index])]
+    count, changed, without = 0, [], []
+    for names, stored in found:
+        pixels, count = float_pixels(stored), count + len(names)
+        for name, image, digest in zip(names, pixels, digests(pixels), strict=True):
+            known = certificates.get(name) if certificates is not None else None
+            if known is not None and known.pixels_sha256 == digest:
+                continue
+            changed.append(name)
+            if gone(image):
+                without.append(name)
+    if certificates is not None and not changed:
+        return Reason("same picture") if count == 1 else Reason("same pictures", (count,))
     which = without if certificates is None else changed
     kind = "unclear" if certificates is None else "changed"
     if without and 2 * len(without) >= len(which):
         kind = "noise gone"
-    if len(names) == 1:
+    if count == 1:
         return Reason(kind)
-    return Reason(kind, changed=tuple(names[index] for index in which), images=len(names))
+    return Reason(kind, changed=tuple(which), images=count)
 
 
 def _noise_gone(release: Opened, model: Model, broken: dict[str, Reason]) -> Callable[[np.ndarray], bool]:
@@ -107,13 +112,17 @@ def _noise_gone(release: Opened, model: Model, broken: dict[str, Reason]) -> Cal
     design = DESIGNS.get(facts.design)  # None: of a version with other designs
     if design is None or not design.inside:
         return lambda image: False
-    space = low_sensitivity(spectrum(model.first_layer, model.preprocess.image_shape), "count", facts.directions)
+    try:
+        space = low_sensitivity(spectrum(model.first_layer, model.preprocess.image_shape), "count", facts.directions)
+    except UserError:  # of a design without a subspace, or no number of directions that the layer has
+        return lambda image: False
     files = [relative for relative in release.sums if release.format.holds_images(relative) and relative not in broken]
     files = files[:: -(-len(files) // _SAMPLE) or 1]
     each, strength, limit = -(-_SAMPLE // (len(files) or 1)), facts.psnr_db_realised.max, 0.0
     if files:
         usual = [
-            _detail(space, float_pixels(read_file(release.folder, facts, relative)[1][:each])) for relative in files
+            _detail(space, float_pixels(next(file_blocks(release.folder, facts, relative))[1][:each]))
+            for relative in files
         ]
         limit = np.percentile(np.concatenate(usual), 5) / 2
     elif strength is not None and not facts.replace:
@@ -138,7 +147,9 @@ def _detail(space: Subspace, pixels: Float[Array | np.ndarray, "n height width c
 def everywhere(release: Opened, broken: dict[str, Reason]) -> Everywhere | None:
     """What happened to all image files, or nine of ten, if it is one thing."""
     files = [relative for relative in release.sums if release.format.holds_images(relative)]
-    reasons = collections.Counter(broken[relative].alike() for relative in files if relative in broken)
+    reasons: collections.Counter[Reason] = collections.Counter()
+    for reason, count in collections.Counter(broken[relative] for relative in files if relative in broken).items():
+        reasons[reason.alike()] += count
     if len(files) < 2 or not reasons:
         return None
     (reason, count), *_ = reasons.most_common(1)

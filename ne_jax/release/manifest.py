@@ -6,21 +6,28 @@ The block is a JSON literal of the JSON-LD: readers of Croissant pass over it, a
 from __future__ import annotations
 
 import datetime
-import json
+import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
 
 from ne_jax.errors import UserError
-from ne_jax.files import Record, told, write_json
+from ne_jax.files import Record, json_text, line, told, write_atomic
+from ne_jax.release import confined, signature, strict_json
 from ne_jax.release.array_record import TFDS_NAME, TFDS_VERSION
 from ne_jax.release.certificates import SetCertificate
+from ne_jax.release.confined import Limits
+from ne_jax.release.facts import Facts
+from ne_jax.release.facts import Named as Named
+from ne_jax.release.facts import Strength as Strength
 from ne_jax.release.formats import FORMATS
+from ne_jax.release.reasons import Reason, Unreadable, words
+from ne_jax.release.signature import MANIFEST
 
-MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 _PAPER = 'Wang et al., "Catch-Only-One: Non-Transferable Examples for Model-Specific Authorization", arXiv:2510.10982'
 _TERMS = (
@@ -45,74 +52,6 @@ _CONTEXT: dict[str, Any] = {
     **{term: f"cr:{term}" for term in _TERMS},
     "ne": {"@id": "https://arxiv.org/abs/2510.10982#release", "@type": "@json"},
 }
-
-
-class Named(Record, kw_only=True, forbid_unknown_fields=False):
-    """A model that a release is for. checkpoint_sha256: of its weights, as `Model.sha256`."""
-
-    name: str
-    architecture: str | UnsetType = UNSET
-    checkpoint_sha256: str
-
-
-class Strength(Record, kw_only=True, forbid_unknown_fields=False):
-    """PSNR in dB over the images that were changed; None where none was."""
-
-    min: float | None
-    median: float | None
-    max: float | None
-
-
-class Facts(Record, kw_only=True, forbid_unknown_fields=False):
-    """Everything about the NEs of a release: the block "ne" of its manifest.
-
-    What has no default is what a release is proved by. The rest may be UNSET in a release of another version.
-    images: their number. image_shape, window: height, width, channels, pixels. preprocess: the fields of `Preprocess`. directions:
-    recoded ones, of a window or of the image. psnr_db_*: dB. edge_share: of stored numbers at the ends of [0, 1].
-    released_again: images that are in another artefact under the same secret too. near_copies: images that are nearly the same picture as
-    another one of the release.
-    settings: of the design, by name; they stand among the other entries. certificate: `SetCertificate.public` after stage check; its
-    types are looked at where it is compared, because a bad one is a fault of the release and not of whoever reads it.
-    """
-
-    warning: str | UnsetType = UNSET
-    format: str
-    images: int
-    authorized: Named
-    also_authorized: list[Named] | UnsetType = UNSET
-    image_shape: tuple[int, int, int]
-    geometry: str | UnsetType = UNSET
-    window: tuple[int, int, int]
-    preprocess: dict[str, Any]
-    colour: str | UnsetType = UNSET
-    rule: str | UnsetType = UNSET
-    threshold: float | UnsetType = UNSET
-    directions: int
-    sensitive_directions: int | UnsetType = UNSET
-    design: str
-    settings: dict[str, Any] = {}
-    replace: bool
-    noise: str | UnsetType = UNSET
-    released_again: int | UnsetType = UNSET
-    near_copies: int | UnsetType = UNSET
-    psnr_db_asked: float | UnsetType = UNSET
-    psnr_db_realised: Strength
-    left_unchanged: int | UnsetType = UNSET
-    edge_share: float | None | UnsetType = UNSET
-    best_linear_white_box_reconstruction_db: float | None | UnsetType = UNSET
-    versions: dict[str, str] | UnsetType = UNSET
-    limits: list[str] | UnsetType = UNSET
-    date: str | UnsetType = UNSET
-    certificate: Any = UNSET
-
-    def to_json(self) -> dict[str, Any]:
-        """The block, with the settings among its entries."""
-        entries = super().to_json().items()
-        return {
-            name: entry
-            for key, value in entries
-            for name, entry in (value.items() if key == "settings" else [(key, value)])
-        }
 
 
 def describe(facts: Facts) -> str:
@@ -222,43 +161,86 @@ def _png_records() -> dict[str, Any]:
     }
 
 
-def read_manifest(release: pathlib.Path) -> Facts:
-    """The block "ne" of a complete release's manifest, whatever version wrote it; entries that this one does not know are among the
-    settings. Raises UserError where there is none, or an entry is missing or of another type."""
-    path, block = release / MANIFEST, _load(release)["ne"]
-    names = {field.name for field in msgspec.structs.fields(Facts)} - {"settings"}
-    known = {name: block[name] for name in names & block.keys()}
-    settings = {name: value for name, value in block.items() if name not in names}
+class _Object(Record, kw_only=True, forbid_unknown_fields=False):
+    """A file or set of files, as Croissant lists them."""
+
+    id: str | UnsetType = msgspec.field(default=UNSET, name="@id")
+    sha256: str | UnsetType = UNSET
+
+
+class _Whole(Record, kw_only=True, forbid_unknown_fields=False):
+    """What of a whole manifest a release is proved by."""
+
+    ne: dict[str, Any]
+    distribution: list[_Object]
+
+
+class Manifest(NamedTuple):
+    """A manifest that was read: its block, the SHA-256 that it gives SHA256SUMS (None: it gives none), and its own bytes."""
+
+    facts: Facts
+    sums_sha256: str | None
+    data: bytes
+
+
+def open_manifest(release: pathlib.Path) -> Manifest:
+    """The manifest of a complete release, whatever version wrote it; entries of its block that this one does not know are among the
+    settings. Raises UserError where there is none, or something is missing, of another type, or more than can be."""
+    path = release / MANIFEST
+    data, whole = _load(release)
     try:
+        found = msgspec.convert(whole, _Whole)
+        names = {field.name for field in msgspec.structs.fields(Facts)} - {"settings"}
+        known = {name: entry for name, entry in found.ne.items() if name in names}
+        settings = {name: entry for name, entry in found.ne.items() if name not in names}
         facts = msgspec.convert(known | {"settings": settings}, Facts)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {told(error)}; restore it as it was made, or encode anew") from error
     if facts.format not in FORMATS:
         raise UserError(f"{path}: format {facts.format} is unknown; choose from {', '.join(FORMATS)}")
-    return facts
+    sums = next((entry.sha256 for entry in found.distribution if entry.id == SUMS), UNSET)
+    return Manifest(facts, None if sums is UNSET else sums, data)
 
 
-def add_certificate(release: pathlib.Path, certificate: SetCertificate) -> None:
-    """Put the set's certificate into the manifest of a complete release, or replace it."""
-    manifest = _load(release)
+def read_manifest(release: pathlib.Path, public_key: str | None = None) -> Facts:
+    """The block "ne" of a release's manifest, as `open_manifest`. public_key: a file with the key that must have signed it."""
+    found = open_manifest(release)
+    if public_key is not None:
+        signature.demand(release, found.data, public_key)
+    return found.facts
+
+
+def limits(facts: Facts) -> Limits:
+    """How large the files of such a release can be."""
+    return Limits(facts.images, math.prod(facts.image_shape) * np.dtype(FORMATS[facts.format].dtype).itemsize)
+
+
+def write_manifest(release: pathlib.Path, manifest: dict[str, Any], signing_key: str) -> None:
+    """Write the manifest of a release, and before it what signs it by the key in the file `signing_key`; empty: nothing does."""
+    data = json_text(manifest).encode()
+    signature.write(release, data, signing_key)
+    write_atomic(release / MANIFEST, data)
+
+
+def add_certificate(release: pathlib.Path, certificate: SetCertificate, signing_key: str = "") -> None:
+    """Put the set's certificate into the manifest of a complete release, or replace it; and sign that, as `write_manifest`."""
+    _, manifest = _load(release)
     manifest["ne"]["certificate"] = certificate.public().to_json()
-    write_json(release / MANIFEST, manifest)
+    write_manifest(release, manifest, signing_key)
 
 
-def read_sums_sha256(release: pathlib.Path) -> str | None:
-    """The SHA-256 that SHA256SUMS has according to the manifest."""
-    objects = _load(release).get("distribution", [])
-    return next((entry.get("sha256") for entry in objects if entry.get("@id") == SUMS), None)
-
-
-def _load(release: pathlib.Path) -> dict[str, Any]:
+def _load(release: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
     path = release / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{release}: no {MANIFEST}, so no complete release; run --stage=encode first")
     try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole JSON file ({error}); restore it as it was made") from error
+        data = confined.read_inside(release, MANIFEST, strict_json.MOST_BYTES)
+    except Unreadable as error:
+        if error.reason == Reason("missing"):
+            raise UserError(f"{release}: no {MANIFEST}, so no complete release; run --stage=encode first") from error
+        raise UserError(f"{path} {words(error.reason)}; restore it as it was made") from error
+    try:
+        manifest = strict_json.parse(data)
+    except ValueError as error:
+        raise UserError(f"{path}: not a whole JSON file ({line(error)}); restore it as it was made") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("ne"), dict):
         raise UserError(f'{path}: has no block "ne", so it is no manifest of this version; encode again')
-    return manifest
+    return data, manifest

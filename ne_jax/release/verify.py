@@ -10,8 +10,8 @@ A file that is not as it was released is explained as far as can be seen. Names 
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -23,46 +23,50 @@ from msgspec import UNSET
 from tqdm import tqdm
 
 from ne_jax.core import bounds
-from ne_jax.core.pixels import Stored, float_pixels
+from ne_jax.core.pixels import float_pixels
 from ne_jax.errors import UserError
-from ne_jax.files import ahead, sha256, told
+from ne_jax.files import ahead
 from ne_jax.models.model import Model
-from ne_jax.release.certificates import (
-    ImageCertificate,
-    SetCertificate,
-    digests,
-    read_certificates,
-    stored_statistics,
-)  # fmt: skip
+from ne_jax.release import claims, signature
+from ne_jax.release.blocks import Block
+from ne_jax.release.certificates import ImageCertificate, digests, read_certificates, stored_statistics
+from ne_jax.release.confined import MOST_SURPLUS, sha256_inside, surplus, survey
 from ne_jax.release.diagnosis import Opened, everywhere, explain
-from ne_jax.release.manifest import MANIFEST, SUMS, Facts, read_manifest, read_sums_sha256
+from ne_jax.release.formats import index_faults
+from ne_jax.release.manifest import MANIFEST, SUMS, Facts, limits, open_manifest
 from ne_jax.release.owner_files import CERTIFICATES
-from ne_jax.release.reading import open_file, read_sums
+from ne_jax.release.reading import MORE_FILES, begun, blocks, images_of, read_sums
 from ne_jax.release.reasons import DIFFERS, Reason, Unreadable
+from ne_jax.release.signature import SIGNATURE
 from ne_jax.release.verdict import Execution, Standing, Verdict
 
-# What may differ on other hardware. Weights and pixels rounded to bfloat16, as a TPU multiplies them, moved vit_a's percentiles by up
-# to .008 of what lies between the 5th and the 95th, and a margin by up to .012 of the range of the image's logits; to TF32, as recent
-# GPUs have it, by .003 and .003. The share of the median is for norms that hardly vary.
-_OF_SPREAD, _OF_MEDIAN, _OF_RANGE = 0.02, 1e-3, 0.05
+# Of the range of an image's logits: what a margin may differ on other hardware, where it moved by up to .012 (claims.py).
+_OF_RANGE = 0.05
+_SHOWN = 600  # characters of a stranger's value
 
 
-def run(release: pathlib.Path, model: Model, private: pathlib.Path | None, batch_size: int = 64) -> Verdict:
+def run(
+    release: pathlib.Path,
+    model: Model,
+    private: pathlib.Path | None,
+    batch_size: int = 64,
+    public_key: str | None = None,
+) -> Verdict:
     """Prove the release in a folder. model: the authorized one. private: the owner's WORKDIR/private. batch_size: images a step.
+    public_key: a file with the key that must have signed it.
 
-    Raises UserError for a folder without a manifest that names all that is needed, a model other than the authorized one, and no
-    certificates.
+    Whatever lies in the folder: nothing outside of it is opened, a few images are in memory at once, and what is wrong stands in the
+    verdict. Raises UserError for a folder without a manifest that names all that is needed, a model other than the authorized one, no
+    certificates, and a release that the key did not sign.
     """
     broken: dict[str, Reason] = {}
-    opened = _open(release, model, private, broken)
+    opened = _open(release, model, private, broken, public_key)
     certified = _count(opened.certificates)
     columns, counts, faults = _execute(_images(opened, broken), model, opened, batch_size)
-    as_released, whole = len(opened.sums.keys() - broken.keys()), not broken
+    as_released, whole = sum(relative not in broken for relative in opened.sums), broken.keys() <= {SIGNATURE}
     explain(opened, model, broken)
-    broken |= faults
-    if opened.sums:
-        broken |= dict.fromkeys(_surplus(opened), Reason("surplus", (SUMS,)))
-    claimed, wrong = _compare(opened, columns, certified, whole)
+    broken |= faults | (_index_faults(opened, counts["images"]) if whole else {}) | _surplus(opened)
+    claimed, wrong = claims.compare(opened.facts, opened.certificates, columns, certified, counts["images"], whole)
     if wrong:
         broken[MANIFEST] = msgspec.structs.replace(wrong[0], more=tuple(wrong[1:]))
     stored = stored_statistics(columns) if columns else None
@@ -77,21 +81,38 @@ def run(release: pathlib.Path, model: Model, private: pathlib.Path | None, batch
         images=counts["images"],
         execution=Execution(model=model.name, stored=stored, claimed=claimed),
         private=standing,
-        notes=_notes(opened.facts),
+        notes=_notes(opened),
     )
 
 
-def _open(folder: pathlib.Path, model: Model, private: pathlib.Path | None, broken: dict[str, Reason]) -> Opened:
-    facts = read_manifest(folder)
+def _open(
+    folder: pathlib.Path, model: Model, private: pathlib.Path | None, broken: dict[str, Reason], public_key: str | None
+) -> Opened:
+    manifest = open_manifest(folder)
+    signed = _signed(folder, manifest.data, broken, public_key)
+    facts = manifest.facts
     _check_model(facts, model)
     certificates = read_certificates(private / CERTIFICATES, facts.format) if private else None
     try:
-        sums = read_sums(folder)
-        if sha256(folder / SUMS) != read_sums_sha256(folder):
+        sums = read_sums(folder, facts.images + MORE_FILES)
+        if sha256_inside(folder, SUMS) != manifest.sums_sha256:
             broken[SUMS] = Reason("other sums", (MANIFEST,))
     except UserError as error:
         sums, broken[SUMS] = {}, Reason("no sums", (str(error),))
-    return Opened(folder, facts, sums, certificates)
+    return Opened(folder, facts, sums, certificates, signed)
+
+
+def _signed(folder: pathlib.Path, manifest: bytes, broken: dict[str, Reason], public_key: str | None) -> list[str]:
+    """What is to be known of the signature: nothing of a release without one, if nobody asks for it."""
+    if public_key is not None:
+        return [f"signed by {signature.demand(folder, manifest, public_key)}, the key in {public_key}"]
+    try:
+        key = signature.signer(folder, manifest)
+    except Unreadable as error:
+        broken[SIGNATURE] = error.reason
+        return []
+    told = "whether that is the owner's key was not checked: --public_key=FILE, with the key that the owner published, does"
+    return [f"signed by {signature.fingerprint(key)}; {told}"] if key else []
 
 
 def _check_model(facts: Facts, model: Model) -> None:
@@ -106,7 +127,7 @@ def _check_model(facts: Facts, model: Model) -> None:
     for key, (found, wanted) in compared.items():
         if found != wanted:
             raise UserError(
-                f"{model.name} is not the model that the release is for, {name}: its {key} is {found} and not {wanted}; "
+                f"{model.name} is not the model that the release is for, {name}: its {key} is {found} and not {_cut(wanted)}; "
                 f"give --config with models.{name}.checkpoint of the authorized checkpoint, and its preprocess"
             )
 
@@ -120,13 +141,21 @@ def _count(certificates: dict[str, ImageCertificate] | None) -> dict[str, int]:
     return {"n": len(rows), "bound_holds": held, "prediction_kept": kept}
 
 
-def _surplus(release: Opened) -> Iterator[str]:
-    for folder, folders, names in os.walk(release.folder):
-        links = (name for name in folders if os.path.islink(os.path.join(folder, name)))
-        for name in (*names, *links):
-            relative = os.path.relpath(os.path.join(folder, name), release.folder)
-            if relative not in release.sums and relative not in (MANIFEST, SUMS):
-                yield relative
+def _index_faults(release: Opened, images: int) -> dict[str, Reason]:
+    found = index_faults(release.folder, release.facts.format, release.facts.image_shape, images)
+    return {relative: _contradicts(reason) for relative, reason in found.items()}
+
+
+def _surplus(release: Opened) -> dict[str, Reason]:
+    if not release.sums:
+        return {}
+    own = (MANIFEST, SUMS, SIGNATURE)
+    names = surplus(release.folder, lambda relative: relative in release.sums or relative in own)
+    found = dict.fromkeys(names, Reason("surplus", (SUMS,)))
+    if len(found) > MOST_SURPLUS:
+        found.popitem()
+        found["."] = Reason("more surplus", (MOST_SURPLUS,))
+    return found
 
 
 Row = tuple[str, str, Shaped[np.ndarray, "height width channels"]]  # file, name and stored numbers of an image
@@ -134,51 +163,76 @@ Row = tuple[str, str, Shaped[np.ndarray, "height width channels"]]  # file, name
 
 def _images(release: Opened, broken: dict[str, Reason]) -> Iterator[Row]:
     """Every image of files that are as released. What is wrong with the others goes into `broken`."""
-
-    def look(relative: str) -> Reason | tuple[list[str], Stored]:
-        path, nothing = release.folder / relative, ([], np.empty((0, 0, 0, 0)))
-        try:
-            if not path.is_file():
-                return Reason("missing")
-            if sha256(path) != release.sums[relative]:
-                return DIFFERS
-            if not release.format.holds_images(relative):
-                return nothing
-            return open_file(release.folder, release.facts, relative)
-        except OSError as error:
-            return Reason("unreadable", (error.strerror,))
-        except Unreadable as error:
-            return msgspec.structs.replace(error.reason, contradicts=MANIFEST)
-
-    found = ahead(look, release.sums, release.format.ahead)
-    for relative, content in zip(release.sums, found, strict=True):
+    facts = release.facts
+    broken |= survey(release.folder, release.sums, limits(facts), functools.partial(images_of, facts))
+    files = [relative for relative in release.sums if relative not in broken]
+    for relative, content in zip(
+        files, ahead(functools.partial(_begin, release), files, release.format.ahead), strict=True
+    ):
         if isinstance(content, Reason):
             broken[relative] = content
-        else:
-            yield from ((relative, name, image) for name, image in zip(*content, strict=True))
+            continue
+        try:
+            for names, images in content:
+                yield from ((relative, name, image) for name, image in zip(names, images, strict=True))
+        except Unreadable as error:
+            broken[relative] = _contradicts(error.reason)
+
+
+def _begin(release: Opened, relative: str) -> Reason | Iterator[Block]:
+    """The images of a file that is as released, the first of them read; or why there are none."""
+    try:
+        if sha256_inside(release.folder, relative) != release.sums[relative]:
+            return DIFFERS
+    except Unreadable as error:
+        return error.reason
+    except OSError as error:
+        return Reason("unreadable", (error.strerror,))
+    if not release.format.holds_images(relative):
+        return iter(())
+    try:
+        return begun(blocks(release.folder, release.facts, relative))
+    except Unreadable as error:
+        return _contradicts(error.reason)
 
 
 def _execute(
     images: Iterator[Row], model: Model, release: Opened, batch_size: int
 ) -> tuple[dict[str, np.ndarray], collections.Counter, dict[str, Reason]]:
-    """Run the model on every image. Gives its figures, one entry an image; counts; and, against the certificates, of which it
-    takes out those it met, the first fault of each file."""
+    """Run the model on every image. Gives its figures, one entry an image of which they are finite; counts; and the first fault of
+    each file, against the certificates, of which it takes out those it met, and of figures that are not finite."""
     parts, counts, faults = [], collections.Counter(), {}
     with tqdm(total=release.facts.images, desc="verify", unit="image") as bar:
         while batch := list(itertools.islice(images, batch_size)):
             stored = float_pixels(np.stack([image for *_, image in batch]))
             seen = _look(model, np.pad(stored, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0))))
-            parts.append({key: seen[key][: len(batch)] for key in ("margin", "feature_norm") if key in seen})
+            seen = {key: column[: len(batch)] for key, column in seen.items()}
+            sound = np.all([np.isfinite(column) for column in seen.values()], axis=0)
+            parts.append({key: seen[key][sound] for key in ("margin", "feature_norm") if key in seen})
             counts["images"] += len(batch)
             bar.update(len(batch))
-            if release.certificates is None:
-                continue
-            for index, ((relative, name, _), digest) in enumerate(zip(batch, digests(stored), strict=True)):
-                now = {key: column[index].item() for key, column in seen.items()}
-                if fault := _against(name, release.certificates.pop(name, None), digest, now, counts):
-                    faults.setdefault(relative, fault)
-    keys = parts[0] if parts else ()
+            for (relative, name, _), fine in zip(batch, sound, strict=True):
+                if not fine:
+                    faults.setdefault(relative, Reason("no answer", (name,)))
+            if release.certificates is not None:
+                _stand(batch, stored, seen, release.certificates, counts, faults)
+    keys = parts[0] if any(len(part["feature_norm"]) for part in parts) else ()
     return {key: np.concatenate([part[key] for part in parts]) for key in keys}, counts, faults
+
+
+def _stand(
+    batch: list[Row],
+    stored: Float32[np.ndarray, "batch height width channels"],
+    seen: dict[str, np.ndarray],
+    certificates: dict[str, ImageCertificate],
+    counts: collections.Counter,
+    faults: dict[str, Reason],
+) -> None:
+    """Hold the images of a batch against their certificates."""
+    for index, ((relative, name, _), digest) in enumerate(zip(batch, digests(stored), strict=True)):
+        now = {key: column[index].item() for key, column in seen.items()}
+        if fault := _against(name, certificates.pop(name, None), digest, now, counts):
+            faults.setdefault(relative, fault)
 
 
 def _look(model: Model, stored: Float32[np.ndarray, "batch height width channels"]) -> dict[str, np.ndarray]:
@@ -210,54 +264,19 @@ def _against(
     return None
 
 
-def _compare(
-    release: Opened, columns: dict[str, np.ndarray], certified: dict[str, int], whole: bool
-) -> tuple[SetCertificate | None, list[Reason]]:
-    """The manifest's certificate, and what the manifest says that is not so. whole: every file is as released."""
-    facts, images = release.facts, len(columns.get("feature_norm", ()))
-    wrong = [Reason("other number", (facts.images, images))] if whole and images != facts.images else []
-    if whole and release.certificates:
-        wrong.append(Reason("in no file", (len(release.certificates), next(iter(release.certificates)))))
-    if facts.certificate is UNSET:
-        return None, wrong
-    try:
-        claimed = msgspec.convert(facts.certificate, SetCertificate)
-    except msgspec.ValidationError as error:
-        return None, [*wrong, Reason("no certificate", (told(error),))]
-    wrong += _recounted(claimed, {"n": facts.images} | certified)
-    if 0 < images <= claimed.n:
-        wrong += _moved(claimed, columns, claimed.n - images)
-    return claimed, wrong
+def _contradicts(reason: Reason) -> Reason:
+    return msgspec.structs.replace(reason, contradicts=MANIFEST)
 
 
-def _recounted(claimed: SetCertificate, counted: dict[str, float]) -> Iterator[Reason]:
-    """Which numbers of images, and the bound that follows from them, are not those that were claimed."""
-    if claimed.prediction_kept is not UNSET:
-        lost = claimed.n - claimed.prediction_kept
-        counted = counted | {"prediction_lost_at_most": bounds.failure_upper_bound(lost, claimed.n)}
-    for key, value in counted.items():
-        said = getattr(claimed, key)
-        if said is not UNSET and not abs(said - value) < 1e-6:
-            yield Reason("other count", (key, said, value))
+def _cut(value: Any) -> str:
+    """A stranger's value, as far as a line has room for it."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _moved(claimed: SetCertificate, columns: dict[str, np.ndarray], missing: int) -> Iterator[Reason]:
-    """Which percentiles are not those that were claimed, wherever among them the missing images were."""
-    ends = ({key: np.append(column, np.full(missing, end)) for key, column in columns.items()} for end in (-1e30, 1e30))
-    lowest, highest, now = (stored_statistics(some).to_json() for some in (*ends, columns))
-    said = claimed.stored.to_json()
-    for key in now:
-        if key not in said:
-            yield Reason("no certificate", (f"stored: has no {key}",))
-            continue
-        allowed = _OF_SPREAD * (said[key][2] - said[key][0]) + _OF_MEDIAN * abs(said[key][1])
-        limits = zip(lowest[key], said[key], highest[key], strict=True)
-        if not all(low - allowed <= value <= high + allowed for low, value, high in limits):
-            yield Reason("other figures", (key, said[key], now[key]))
-
-
-def _notes(facts: Facts) -> list[str]:
-    notes = [] if facts.warning is UNSET else [facts.warning]
+def _notes(release: Opened) -> list[str]:
+    facts = release.facts
+    notes = [*release.signed, *([] if facts.warning is UNSET else [facts.warning])]
     if facts.certificate is UNSET:
         notes.append(f"no certificate in {MANIFEST}, nothing to compare with: the owner did not run --stage=check")
     return notes

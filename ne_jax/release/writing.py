@@ -21,8 +21,9 @@ from jaxtyping import Float32
 
 from ne_jax.core.pixels import Stored
 from ne_jax.files import write_file
-from ne_jax.release.formats import FORMATS, encode_png
+from ne_jax.release.formats import FORMATS
 from ne_jax.release.manifest import SUMS
+from ne_jax.release.png import encode_png
 
 _BLOCK = 4096  # bytes; a file takes whole blocks of a disk
 _NAME_BYTES = 200  # of an image's name in SHA256SUMS or in its shard, about

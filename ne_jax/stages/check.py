@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ne_jax import files
 from ne_jax.core import bounds
 from ne_jax.core.pixels import from_bytes
+from ne_jax.errors import UserError
 from ne_jax.models.model import Model
 from ne_jax.release import manifest, owner_files
 from ne_jax.release.certificates import (
@@ -24,6 +25,7 @@ from ne_jax.release.certificates import (
     digests,
     stored_statistics,
 )  # fmt: skip
+from ne_jax.release.signature import SIGNATURE
 from ne_jax.stages.job import Job, load_named
 from ne_jax.stages.pairs import Pairs, pairs
 
@@ -38,16 +40,28 @@ def run(job: Job) -> dict[str, SetCertificate]:
     """Certify every release; writes private/certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
     readers = [load_named(job.config, name) for name in job.config.readers if name != job.authorized.name]
     readers = [reader for reader in readers if bounds.same_patches(reader.first_layer, job.space)]
+    _check_signed(job)
     lines: list[str] = []
     summary = {}
     for name in job.config.release.formats:
         column, others, energies = _certify_release(job, name, readers)
         lines += [json.dumps(row.to_json(), allow_nan=False) for row in _rows(name, column)]
         summary[name] = _summary(column, others, _deviation(job, energies, readers))
-        manifest.add_certificate(job.release_dir(name), summary[name])
+        manifest.add_certificate(job.release_dir(name), summary[name], job.config.release.signing_key)
     owner_files.write_lines(job.private_dir / owner_files.CERTIFICATES, lines)
     files.write_json(job.workdir / SUMMARY, summary)
     return summary
+
+
+def _check_signed(job: Job) -> None:
+    """Raise UserError where a release is signed and would not be afterwards: check changes its manifest."""
+    for name in job.config.release.formats:
+        path = job.release_dir(name) / SIGNATURE
+        if not job.config.release.signing_key and path.exists():
+            raise UserError(
+                f"{path}: the release is signed, and --stage=check writes its manifest anew; give --config.release.signing_key, or remove "
+                "this file"
+            )
 
 
 def _certify_release(
@@ -72,6 +86,10 @@ def _certify_release(
                 energy = np.asarray(bounds.noise_energy(reader.first_layer, noise))
                 energies[reader.name].append((energy / np.maximum(variance, 1e-30))[: pair.kept])
             bar.update(pair.kept)
+    if not columns:
+        raise UserError(
+            f"{job.release_dir(release_format)} holds no image, so there is nothing to certify; {job.workdir / 'problems.json'} says why"
+        )
     joined = {name: np.concatenate(parts) for name, parts in energies.items()}
     return _joined(columns), {name: _also(_joined(parts)) for name, parts in others.items()}, joined
 

@@ -49,7 +49,7 @@ def run(job: Job) -> int:
             look_ahead(job, todo)
         _encode_shards(job, todo)
     with multihost.one_at_a_time(job.workdir):
-        for name in todo:
+        for name in job.config.release.formats:
             publish(job, name)
         problems = {why for name in job.config.release.formats for why in _problems(job, name)}
         write_json(job.workdir / "problems.json", sorted(problems))

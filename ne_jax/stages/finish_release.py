@@ -16,7 +16,7 @@ from ne_jax.core.leak_floor import leak_floor
 from ne_jax.core.pixels import to_float
 from ne_jax.models.model import Model
 from ne_jax.recoding.design import Design
-from ne_jax.release import manifest, writing
+from ne_jax.release import manifest, signature, writing
 from ne_jax.release.formats import write_index
 from ne_jax.stages import released
 from ne_jax.stages.job import Job
@@ -58,7 +58,10 @@ def publish(job: Job, release_format: str) -> None:
     """Write SHA256SUMS, what the format needs beside its shards, and last the manifest, if every shard is there and no other
     process has done so; one process at a time."""
     folder, paths = job.release_dir(release_format), [job.record(release_format, n) for n in range(job.num_shards)]
-    if (folder / manifest.MANIFEST).is_file() or not all(path.is_file() for path in paths):
+    if (folder / manifest.MANIFEST).is_file():
+        signature.add(folder, job.config.release.signing_key)  # of a release that was finished without a key
+        return
+    if not all(path.is_file() for path in paths):
         return
     records = [files.read_json(path, ShardRecord) for path in paths]
     totals = _add_up(records)
@@ -72,7 +75,7 @@ def publish(job: Job, release_format: str) -> None:
     written = (record.files.items() for record in records)
     sums = writing.write_sums(folder, itertools.chain(index.items(), itertools.chain.from_iterable(written)))
     settings = {key: getattr(job.config.release, key) or None for key in ("license", "creator", "url")}
-    files.write_json(folder / manifest.MANIFEST, manifest.build(facts, *sums, **settings))
+    manifest.write_manifest(folder, manifest.build(facts, *sums, **settings), job.config.release.signing_key)
 
 
 class _Totals(NamedTuple):

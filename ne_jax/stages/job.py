@@ -32,7 +32,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
 from ne_jax.recoding.design import Context, Design, Recipe
 from ne_jax.recoding.designs import choose
-from ne_jax.release import ledger, owner_files
+from ne_jax.release import ledger, owner_files, signature
 from ne_jax.release.formats import FORMATS
 from ne_jax.stages import multihost
 
@@ -168,6 +168,7 @@ def load_named(config: configs.Config, name: str) -> Model:
 def open_job(config: configs.Config, workdir: pathlib.Path) -> Job:
     """Claim the workdir for the config, load the authorized model and choose the subspace. Close the job's lock to let
     another run in; where this raises, it is closed."""
+    _check_key(config, workdir)
     with contextlib.ExitStack() as held:
         lock = held.enter_context(_lock(config, workdir))
         _claim(config, workdir)
@@ -188,6 +189,15 @@ def open_job(config: configs.Config, workdir: pathlib.Path) -> Job:
         space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=norm)
         held.pop_all()
     return Job(config, workdir, model, tuple(also), surrogates, source, values, space, norm, lock)
+
+
+def _check_key(config: configs.Config, workdir: pathlib.Path) -> None:
+    """Raise UserError for a key that cannot sign, before anything is made that it is to sign, and for one that would be published."""
+    path = config.release.signing_key
+    if path:
+        signature.load_private_key(path)
+        if _real(pathlib.Path(path).expanduser()).is_relative_to(_real(workdir / "releases")):
+            raise UserError(f"release.signing_key {path}: lies among the files to be released; keep it elsewhere")
 
 
 def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ne_jax.errors import UserError
 from ne_jax.files import write_file
-from ne_jax.release import array_record, formats
+from ne_jax.release import array_record, formats, png, tar
 
 NAMES = ["a", "class/ü 1.b", "50%/x.tar%2E", "class.d/c", ".hidden", "line\nback\\slash"]
 SHAPE = (6, 5, 3)
@@ -58,7 +58,7 @@ def test_png_is_near_the_smallest():
     rng = np.random.default_rng(0)
     noisy = np.clip(rng.normal(128, 60, (64, 64, 3)), 0, 255).astype(np.uint8)
     for pixels in (noisy, np.full((64, 64, 3), 7, np.uint8)):
-        formats_size = len(formats.encode_png(pixels, {}))
+        formats_size = len(png.encode_png(pixels, {}))
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         assert formats_size < 1.05 * len(buffer.getvalue()) + 100
@@ -100,23 +100,23 @@ def test_webdataset_is_a_plain_tar(tmp_path):
     """Members say nothing of who made them and when; cut at the first dot of its base, as webdataset does, a key names its image."""
     images = stored("webdataset", len(NAMES))
     write_shards(tmp_path, "webdataset", NAMES, images, shards=((0, None),))
-    with tarfile.open(tmp_path / "shards" / "00000.tar") as tar:
-        members = tar.getmembers()
+    with tarfile.open(tmp_path / "shards" / "00000.tar") as archive:
+        members = archive.getmembers()
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.type) for m in members} == {
             (0, 0, 0, "", "", 0o644, tarfile.REGTYPE)
         }
         for member, name, pixels in zip(members, NAMES, images, strict=True):
             folder, slash, base = member.name.rpartition("/")
             key, ending = base.split(".", 1)
-            assert ending == "png" and formats.webdataset_name(folder + slash + key) == name
-            np.testing.assert_array_equal(np.asarray(Image.open(tar.extractfile(member))), pixels)
+            assert ending == "png" and tar.webdataset_name(folder + slash + key) == name
+            np.testing.assert_array_equal(np.asarray(Image.open(archive.extractfile(member))), pixels)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "%", "%25", "%2E", "%252E", "a.b/c.d/e.f", "...", "%2", "E%2"])
 def test_webdataset_keys_come_back(name):
     """Escaping is reversible, and leaves no dot where webdataset would cut."""
-    key = formats.webdataset_key(name)
-    assert formats.webdataset_name(key) == name
+    key = tar.webdataset_key(name)
+    assert tar.webdataset_name(key) == name
     assert "." not in key.rpartition("/")[2]
 
 
@@ -222,7 +222,7 @@ from ne_jax.release import array_record
 
 first, second = (threading.Thread(target=array_record._features, args=((4, 4, 1),), daemon=True) for _ in range(2))
 first.start()
-first.join(30)
+[thread.join(30) for thread in (first, second)]
 print(second.ident is not None, first.is_alive(), second.is_alive())
 """
 

@@ -16,7 +16,7 @@ from ne_jax.core.bounds import failure_upper_bound
 from ne_jax.errors import UserError
 from ne_jax.files import sha256
 from ne_jax.models.model import flax_forward
-from ne_jax.release import reading, verify, writing
+from ne_jax.release import claims, reading, verify, writing
 from ne_jax.release.reasons import Reason, words
 from ne_jax.release.verdict import Standing, describe
 from tests import in_process, jobs
@@ -81,7 +81,7 @@ def test_percentiles_beside_missing_files(job, copy):
         (folder / path).unlink()
     found = proved(job, folder)
     now, claimed = found.execution.stored.margin, found.execution.claimed.stored.margin
-    assert now[0] > claimed[0] + 2 * verify._OF_SPREAD * (
+    assert now[0] > claimed[0] + 2 * claims.OF_SPREAD * (
         claimed[2] - claimed[0]
     )  # so that a plain comparison would fail
     assert found.broken.keys() == gone
