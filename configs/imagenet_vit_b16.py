@@ -42,6 +42,7 @@ def get_config():
     config.batch_size = 50
     config.subspace.rule = "relative"
     config.subspace.value = 1e-2
+    config.release.formats = ("float32",)  # as the paper; png8 is another artefact, for a workdir of its own
     config.recode.psnr_db = 0.0
     config.recode.fit = True
     config.evaluate.curve_psnr_db = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)

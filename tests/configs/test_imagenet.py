@@ -64,6 +64,7 @@ def job_of(config_name, tree, checkpoints, workdir, readers, changes=()):
             entry["checkpoint"] = str(checkpoints / name)
     config.models, config.readers = ConfigDict(models), readers
     leaves = {"data.path": str(tree), "data.limit": 3, "batch_size": 3, "evaluate.curve_psnr_db": ()}
+    leaves |= {"release.formats": ("float32", "png8"), "release.again": True}
     config.update_from_flattened_dict(leaves | {"evaluate.baseline_images": 1} | dict(changes))
     job = open_job(checked(config), workdir)
     with job.lock:

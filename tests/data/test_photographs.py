@@ -49,6 +49,7 @@ def demo(tmp_path_factory):
     """configs/photos.py on its first 12 crops."""
     config = config_file.get_config()
     leaves = {"data.limit": 12, "batch_size": 12, "evaluate.curve_psnr_db": (), "evaluate.baseline_images": 4}
+    leaves |= {"release.formats": ("float32", "png8"), "release.again": True}
     config.update_from_flattened_dict(leaves)
     config.models = ConfigDict(config.models)
     job = open_job(checked(config), tmp_path_factory.mktemp("photos") / "run")
