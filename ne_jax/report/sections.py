@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from typing import Any
 
@@ -22,6 +21,7 @@ from ne_jax.stages.check import SUMMARY
 from ne_jax.stages.evaluate import CURVE, RESULTS
 from ne_jax.stages.inspect_model import INSPECTION, Inspection
 from ne_jax.stages.job import Job
+from ne_jax.stages.versions import versions
 
 _VERSIONS = ("ne_jax", "jax", "flax", "numpy", "pillow")
 
@@ -127,7 +127,7 @@ def _reproduce(job: Job) -> dict[str, Any]:
     records = (RESULTS, attack.RESULTS, f"private/{CERTIFICATES}", SUMMARY, CURVE, INSPECTION)
     return {
         "date": read_manifest(job.release_dir(job.config.release.formats[0])).date,
-        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions(*_VERSIONS).items()),
         "python": sys.version.split()[0],
         "devices": f"{jax.device_count()} {jax.devices()[0].platform}",
         "architecture": job.authorized.architecture,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import pathlib
@@ -19,6 +18,7 @@ from absl import logging
 from msgspec.structs import replace
 from tqdm import tqdm
 
+import ne_jax
 from ne_jax import files
 from ne_jax.attacks.attack import Attack, Knowledge
 from ne_jax.attacks.curves import curves
@@ -178,7 +178,7 @@ def _kept(
 ) -> Made:
     """What `make` gives, of the type `kind`, or gave in this workdir under the same settings on the same release."""
     made = (job.release_dir(release_format) / manifest.MANIFEST).read_bytes()
-    settings = [settings, list(job.config.readers), list(job.config.models), importlib.metadata.version("ne_jax")]
+    settings = [settings, list(job.config.readers), list(job.config.models), ne_jax.__version__]
     key = hashlib.sha256(made + json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
     path = job.workdir / "progress" / "attack" / release_format / f"{name}.json"
     if path.is_file() and (kept := files.read_json(path, Kept)).key == key:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from ne_jax.recoding.design import Design
 from ne_jax.release import manifest, writing
 from ne_jax.release.formats import write_index
 from ne_jax.stages.job import Job
+from ne_jax.stages.versions import versions
 
 LIMITS = (
     "No encryption and no privacy: people may still see what an image shows.",
@@ -125,6 +125,6 @@ def _facts(job: Job, release_format: str, totals: _Totals) -> manifest.Facts:
         left_unchanged=totals.left_unchanged,
         edge_share=totals.edge_share,
         best_linear_white_box_reconstruction_db=_leak(job, design),
-        versions={name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
+        versions=versions("ne_jax", "jax", "pillow", "numpy"),
         limits=list(LIMITS),
     )
