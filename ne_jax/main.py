@@ -9,10 +9,15 @@ Several processes can encode together: --distributed in each (scripts/launch_loc
 Whoever has a release and the authorized model: python -m ne_jax.main --stage=verify --release=DIR [--config=FILE] [--private=DIR]
 
 Exit status: 0 done; 1 done, but images were skipped and --strict was given, or a verified release is broken; 2 a mistake in the
-input, told in one line.
+input, told in one line; 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
+
+from ne_jax.stages import stop
+
+if __name__ == "__main__":
+    stop.watch()  # first, as the imports take a while
 
 import importlib
 import pathlib
@@ -82,6 +87,7 @@ def main(argv: list[str]) -> None:
 
     compilation_cache.use(_COMPILATION_CACHE.value)
     if _STAGE.value == "verify":
+        stop.begins_anew()
         sys.exit(_verify(config))
     if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
@@ -145,6 +151,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def cli() -> None:
     """`main`, with a person's mistakes told without a traceback."""
+    sys.stdout.reconfigure(line_buffering=True)  # what was told stays told, however the run ends
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every restore
     malloc.keep_freed()
     try:

@@ -25,8 +25,8 @@ from ne_jax.errors import UserError
 
 # What a person's config file raises when it is wrong.
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, SyntaxError, TypeError, ValueError,
-    flags.Error,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, flags.Error,
 )  # fmt: skip
 _LIBRARIES = (
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
