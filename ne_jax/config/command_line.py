@@ -28,10 +28,8 @@ FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError, flags.Error,
 )  # fmt: skip
-_LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    str(pathlib.Path(__file__).parents[1]),
-)
+_OURS = (sysconfig.get_path("stdlib"), str(pathlib.Path(__file__).parents[1]))
+_INSTALLED = {"site-packages", "dist-packages"}  # of whichever environment; a path may add another's
 
 
 class _Number(flags.ArgumentParser):
@@ -87,9 +85,7 @@ def mistake(error: BaseException) -> UserError:
     for each in _chain(error):
         if isinstance(each, SyntaxError) and each.filename:
             return UserError(f"--config: {each.filename}, line {each.lineno}: {each.msg}")
-        places = [
-            at for at in traceback.extract_tb(each.__traceback__) if not at.filename.startswith(("<", *_LIBRARIES))
-        ]
+        places = [at for at in traceback.extract_tb(each.__traceback__) if _is_persons(at.filename)]
         if places and not isinstance(each, OSError):
             return UserError(f"--config: {places[-1].filename}, line {places[-1].lineno}: {_reason(each)}")
     if isinstance(error, flags.Error):
@@ -97,6 +93,11 @@ def mistake(error: BaseException) -> UserError:
     if isinstance(error, OSError):
         return UserError(f"--config: {str(error).splitlines()[-1].strip()}")  # what the system says
     return UserError(f"--config: the command line sets what the config has not: {_reason(error)}")
+
+
+def _is_persons(filename: str) -> bool:
+    """Whether code is neither the interpreter's, nor ours, nor an installed package's."""
+    return not filename.startswith(("<", *_OURS)) and not _INSTALLED & set(pathlib.PurePath(filename).parts)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
