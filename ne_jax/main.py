@@ -29,6 +29,7 @@ from absl import app, flags, logging
 
 from ne_jax.config import Config, checked, command_line
 from ne_jax.config.tables import plain
+from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
 from ne_jax.stages import malloc
 
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
         raise command_line.mistake(error) from error
     from ne_jax.stages import compilation_cache
 
-    compilation_cache.use(_COMPILATION_CACHE.value)
+    compilation_cache.use(_COMPILATION_CACHE.value and str(_place(_COMPILATION_CACHE)))
     if _STAGE.value == "verify":
         stop.begins_anew()
         sys.exit(_verify(config))
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
         multihost.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     from ne_jax.stages.job import open_job
 
-    job = open_job(config, pathlib.Path(_WORKDIR.value))
+    job = open_job(config, _place(_WORKDIR))
     with job.lock:
         skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
@@ -113,6 +114,10 @@ def main(argv: list[str]) -> None:
             sys.exit(1)
 
 
+def _place(flag: flags.FlagHolder) -> pathlib.Path:
+    return pathlib.Path(expanded(flag.value, f"--{flag.name}"))
+
+
 def _verify(config: Config | None) -> int:
     """Exit status 0 for a release that holds, 1 for one that does not."""
     if _RELEASE.value is None:
@@ -123,7 +128,7 @@ def _verify(config: Config | None) -> int:
     from ne_jax.release.verdict import describe
     from ne_jax.stages.job import load_named
 
-    release = pathlib.Path(_RELEASE.value)
+    release = _place(_RELEASE)
     name = read_manifest(release).authorized.name
     config = config or Config()
     if name not in (*config.models, *SAMPLES):
@@ -131,7 +136,7 @@ def _verify(config: Config | None) -> int:
             f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
         )
     model = load_named(config, name)
-    found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value))
+    found = verify.run(release, model, _PRIVATE.value and _place(_PRIVATE))
     print(describe(found))
     return 0 if found.holds else 1
 
@@ -143,6 +148,7 @@ def _parse(argv: list[str]) -> list[str]:
         print(f"\n--config.LEAF=VALUE, for these; docs/CONFIG.md and python -m ne_jax.config tell more:\n\n{plain()}")
         sys.exit()
     command_line.refuse_unknown(argv)
+    argv = command_line.with_whole_path(argv)
     try:
         return flags.FLAGS(argv)
     except command_line.FAULTS as error:

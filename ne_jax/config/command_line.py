@@ -21,6 +21,7 @@ from ml_collections.config_flags import tuple_parser
 from ne_jax.config.config_dict import default
 from ne_jax.config.leaf import leaves, no_leaf
 from ne_jax.config.schema import Config
+from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
 
 # What a person's config file raises when it is wrong.
@@ -70,6 +71,12 @@ def define() -> flags.FlagHolder:
     for kind, parser in ((int, _Number()), (float, _Number()), (bool, _Bool()), (tuple, _List())):
         config_flags.register_flag_parser_for_type(kind, parser)
     return config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
+
+
+def with_whole_path(argv: list[str]) -> list[str]:
+    """`argv` with the path of the config file as a shell would have it, which leaves ~ after = alone."""
+    found = [re.fullmatch(r"(--?config=)(.+)", word, re.DOTALL) for word in argv]
+    return [each[1] + expanded(each[2], "--config") if each else word for each, word in zip(found, argv, strict=True)]
 
 
 def refuse_unknown(argv: list[str]) -> None:

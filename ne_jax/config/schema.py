@@ -36,6 +36,7 @@ class ModelConfig:
         None,
         "The published file or folder as it is, package:NAME/PATH for a file in an installed package, or an id of the Hugging Face Hub.",
         unit="a path",
+        path=True,
     )
     image_size: int | None = leaf(None, "Side of the input. Not given: the architecture's.", unit="pixels", least=1)
     preprocess: dict | None = leaf(
@@ -63,6 +64,7 @@ class DataConfig:
         "",
         "A folder of images; tars, as shards/{00000..00012}.tar; for tfds the set's name or the folder of a prepared set.",
         unit="a path, or the name of a set",
+        path=True,
     )
     split: str = leaf("test", "Which part of fashion_mnist or of a tfds set.", unit="the name of a split")
     limit: int = leaf(0, "Take the first so many images. 0: all.", unit="images", least=0)
@@ -150,7 +152,10 @@ class RecodeConfig:
         False, "Where psnr_db does not fit into [0, 1], take the strongest that does, instead of an error."
     )
     secret_file: str = leaf(
-        "", "64 hexadecimal digits. Empty: WORKDIR/private/secret.key, made when there is none.", unit="a path"
+        "",
+        "64 hexadecimal digits. Empty: WORKDIR/private/secret.key, made when there is none.",
+        unit="a path",
+        path=True,
     )
 
     def __post_init__(self):
@@ -211,7 +216,7 @@ class AttackConfig:
     )
     public: int = leaf(128, "Clean images of the same source that the attacker has.", unit="images", least=1)
     external: str = leaf(
-        "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path"
+        "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path", path=True
     )
 
     def __post_init__(self):
@@ -246,7 +251,9 @@ class Config:
         "Models beyond the shipped ones, by name.",
         unit="names to entries",
     )
-    cache: str = leaf("", "Folder that keeps ported networks, for faster starts. Empty: none.", unit="a path")
+    cache: str = leaf(
+        "", "Folder that keeps ported networks, for faster starts. Empty: none.", unit="a path", path=True
+    )
     batch_size: int = leaf(256, "Images a step. Changes speed and memory, never a result.", unit="images", least=1)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     subspace: SubspaceConfig = dataclasses.field(default_factory=SubspaceConfig)
@@ -262,6 +269,9 @@ class Config:
 
     def __post_init__(self):
         check_leaves(self)
-        for name in self.models:
-            self.model(name)
+        made_of = {name: self.model(name).checkpoint for name in self.models}
+        models = {
+            name: entry | {"checkpoint": made_of[name]} for name, entry in self.models.items() if "checkpoint" in entry
+        }
+        object.__setattr__(self, "models", self.models | models)
         check_release(self)

@@ -18,6 +18,7 @@ from flax import nnx
 from ne_jax.core.first_layer import FirstLayer
 from ne_jax.data import package_files
 from ne_jax.data import preprocess as preprocessing
+from ne_jax.data.local_path import expanded
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
 from ne_jax.models.foreign import torch_spec
@@ -101,7 +102,7 @@ def save_model(model: Model, path: str | os.PathLike) -> None:
         sha256=model.sha256,
         notes=list(model.notes),
     )
-    orbax_store.save(path, model.state, note)
+    orbax_store.save(expanded(os.fspath(path), "path"), model.state, note)
 
 
 def _resized(architecture: str, config: Any, image_size: int) -> Any:
@@ -116,7 +117,7 @@ def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
     """A path of this machine; finds a file in an installed package, and fetches a Hub id."""
     if os.fspath(checkpoint).startswith(_PACKAGE):
         return package_files.find(os.fspath(checkpoint).removeprefix(_PACKAGE))
-    path = pathlib.Path(checkpoint)
+    path = pathlib.Path(expanded(os.fspath(checkpoint), "checkpoint"))
     if path.exists() or path.suffix in tensor_files.ENDINGS or not _HUB_ID.fullmatch(os.fspath(checkpoint)):
         return path
     try:
@@ -143,7 +144,7 @@ def _published(path: pathlib.Path, request: _Request, cache: str | os.PathLike |
     digest = file.digest()
     if cache is not None:
         name = f"{request.architecture}-{fit.config.image_size}-{fit.publisher}-{digest()[:32]}"
-        place = pathlib.Path(cache) / name
+        place = pathlib.Path(expanded(os.fspath(cache), "cache")) / name
         if orbax_store.is_store(place):
             return _restored(place, request._replace(preprocess=preprocess))
     graphdef, state, notes = _ported(f"checkpoint {path} for {request.architecture}", request, fit, file)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ne_jax.data.local_path import expanded
 from ne_jax.data.preprocess import Preprocess, from_hugging_face, from_timm
 from ne_jax.errors import UserError
 from ne_jax.models.foreign.adapted_model import Adapted, needed
@@ -38,7 +39,7 @@ def open_torch(spec: str, checkpoint: str | os.PathLike | None = None, preproces
     if kind == "transformers" and name:
         if checkpoint is not None:
             raise UserError(f'model "{spec}": its weights are in the folder; give no checkpoint')
-        return _open_transformers(pathlib.Path(name), preprocess)
+        return _open_transformers(pathlib.Path(expanded(name, "model transformers/")), preprocess)
     module_name, _, function = spec.partition(":")
     if not function or "/" in spec:
         raise UserError(
