@@ -31,7 +31,7 @@ from ne_jax.config import Config, checked, command_line
 from ne_jax.config.tables import plain
 from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
-from ne_jax.stages import malloc
+from ne_jax.stages import malloc, needs
 
 if TYPE_CHECKING:
     from ne_jax.stages.job import Job
@@ -98,9 +98,11 @@ def main(argv: list[str]) -> None:
         from ne_jax.stages import multihost
 
         multihost.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    workdir = _place(_WORKDIR)
+    needs.look(_STAGE.value, config, workdir)
     from ne_jax.stages.job import open_job
 
-    job = open_job(config, _place(_WORKDIR))
+    job = open_job(config, workdir)
     with job.lock:
         skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:

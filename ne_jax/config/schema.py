@@ -8,7 +8,7 @@ Whatever is wrong with a leaf is a UserError when its section is made, in one li
 import dataclasses
 
 from ne_jax.config.leaf import check_leaves, leaf, made, section
-from ne_jax.config.rules import check_release
+from ne_jax.config.rules import check_release, usual_readers
 from ne_jax.errors import UserError
 
 
@@ -242,8 +242,8 @@ class Config:
         (), "More models that it is for, whose first layers cut the image into the same windows.", unit="models"
     )
     readers: tuple[str, ...] = leaf(
-        ("vit_a", "vit_b", "resnet_a", "resnet_b", "vit_a_tuned"),
-        "The models that are given the release.",
+        (),
+        "The models that are given the release. Empty: the authorized ones, and the shipped ones where these or the images are shipped.",
         unit="models",
     )
     models: dict = leaf(
@@ -275,3 +275,4 @@ class Config:
         }
         object.__setattr__(self, "models", self.models | models)
         check_release(self)
+        object.__setattr__(self, "readers", self.readers or usual_readers(self))

@@ -38,7 +38,7 @@ from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest
 from ne_jax.stages.encode import recode_job
 from ne_jax.stages.evaluate import has_labels, truths
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import pairs
 
 RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
@@ -69,7 +69,7 @@ def run(job: Job) -> list[Attacked]:
     """Attack every release; writes RESULTS, PREPROCESSING, CURVES and NOT_RUN, returns the first. Nothing for attack.suite "none"."""
     if job.config.attack.suite == "none":
         return []
-    readers = [load_named(job.config, name) for name in dict.fromkeys((job.authorized.name, *job.config.readers))]
+    readers = list({model.name: model for model in (job.authorized, *job.readers())}.values())
     found = joined(_attack_release(job, name, readers) for name in job.config.release.formats)
     for file, lines in ((RESULTS, found.records), (PREPROCESSING, found.grid), (CURVES, found.growth)):
         files.write_json_lines(job.workdir / file, lines)
@@ -100,7 +100,11 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
 
 
 def _wanted(job: Job) -> list[Attack]:
-    only = job.config.attack.only
+    return wanted(job.config.attack.only)
+
+
+def wanted(only: Sequence[str]) -> list[Attack]:
+    """The attacks of these names; all of them for none. Raises UserError for a name that no attack has."""
     unknown = sorted(set(only) - {attack.name for attack in ATTACKS})
     if unknown:
         raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")

@@ -19,7 +19,7 @@ from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.stages.cost import cost
 from ne_jax.stages.encode import FEW, realised_psnr_db, recode_job
 from ne_jax.stages.evaluate import control
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 
 INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -88,7 +88,7 @@ def run(job: Job) -> Inspection:
     clean = sample[: FEW if cost(job) else None]
     keys = noise_keys(job.secret(), clean)
     floor = leak_floor(job.space, np.asarray(to_float(sample)))
-    readers = [load_named(job.config, name) for name in job.config.readers]
+    readers = list(job.readers())
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
     null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
     places = np.unique(np.linspace(0, len(sigma) - 1, _DRAWN).astype(int))
