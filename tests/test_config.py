@@ -306,7 +306,7 @@ def test_a_model_of_one_s_own_is_evaluated(tmp_path):
     assets = jobs.ROOT / "ne_jax" / "assets" / "checkpoints"
     leaves = {
         "models": {"mine": {"architecture": "vit_fashion", "checkpoint": str(assets / "vit_b.safetensors")}},
-        "authorized": "mine", "data.kind": "folder", "data.path": str(images), "data.limit": 0, "recode.fit": True,
+        "authorized": "mine", "data.kind": "folder", "data.path": str(images), "data.limit": 0, "recode.fit": True, "batch_size": 6,
         "release.formats": ("png8",), "evaluate.curve_psnr_db": (10.0,), "report.pictures": 1, "attack.only": ("median",),
         "attack.images": 2, "attack.own_images": 2, "attack.releases": 2, "attack.public": 2,
     }  # fmt: skip
