@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import numbers
+import sys
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -118,7 +118,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
 def _fits(value: Any, kind: type) -> bool:
     if not isinstance(value, _KINDS[kind][0]) or isinstance(value, bool) != (kind is bool):
         return False
-    return kind is not float or math.isfinite(value)
+    return kind is not float or abs(value) <= sys.float_info.max  # neither NaN nor an integer beyond
 
 
 def _shown(value: Any) -> str:

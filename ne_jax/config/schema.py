@@ -9,6 +9,7 @@ import dataclasses
 
 from ne_jax.config.leaf import check_leaves, leaf, made, section
 from ne_jax.config.rules import check_release, usual_readers
+from ne_jax.data.preprocess_fields import check_fields
 from ne_jax.errors import UserError
 
 
@@ -38,6 +39,9 @@ class ModelConfig:
         unit="a path",
         path=True,
     )
+    weights: str | None = leaf(
+        None, "Which state dict of a PyTorch file that holds several, such as state_dict_ema.", unit="a name"
+    )
     image_size: int | None = leaf(None, "Side of the input. Not given: the architecture's.", unit="pixels", least=1)
     preprocess: dict | None = leaf(
         None,
@@ -47,6 +51,8 @@ class ModelConfig:
 
     def __post_init__(self):
         check_leaves(self, f"models.{self.name}.")
+        if self.preprocess is not None:
+            check_fields(self.preprocess, f"models.{self.name}.preprocess")
         if not self.architecture:
             raise UserError(f"models.{self.name}.architecture is missing; give the name of one, such as vit_b16")
 

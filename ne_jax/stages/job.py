@@ -149,6 +149,7 @@ def load_named(config: configs.Config, name: str) -> Model:
             entry.checkpoint,
             label=name,
             image_size=entry.image_size,
+            weights=entry.weights,
             preprocess=None if entry.preprocess is None else from_fields(entry.preprocess),
             cache=config.cache or None,
         )
