@@ -117,6 +117,8 @@ def test_a_config_is_frozen_and_checked_however_it_is_made():
         config.recode.psnr_db = 3.0
     with pytest.raises(UserError, match="recode.steps is 0; give at least 1"):
         dataclasses.replace(config.recode, steps=0)
+    with pytest.raises(UserError, match="recode.psnr_db is 10*; give a number of dB"):
+        RecodeConfig(psnr_db=10**400)  # a whole number that no float can hold
     with pytest.raises(UserError, match='attack.suite "some" is unknown; choose quick, full, none'):
         AttackConfig(suite="some")
 
@@ -237,6 +239,8 @@ FORMS = {
 UNFIT = {
     "--config.recode.psnr_db=strong": 'recode.psnr_db is "strong"; give a number of dB',
     "--config.recode.psnr_db=nan": "recode.psnr_db is nan; give a number of dB",
+    "--config.subspace.value=nan": "subspace.value is nan; give a number of directions, or a share, at least 0",
+    "--config.subspace.value=inf": "subspace.value is inf; give a number of directions, or a share, at least 0",
     "--config.recode.steps=2.5": "recode.steps is 2.5; give a whole number of gradients, at least 1",
     "--config.recode.fit=perhaps": 'recode.fit is "perhaps"; give True or False',
     "--config.evaluate.curve_psnr_db=0,far": "evaluate.curve_psnr_db is ['0', 'far']; give a list of numbers of dB",

@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -142,27 +142,38 @@ def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
 
 def _published(path: pathlib.Path, request: _Request, cache: str | os.PathLike | None) -> Model:
     """Port a published checkpoint, or restore what `cache` has of it."""
-    file = tensor_files.open_tensors(path, request.weights)
-    fit, beside = choose(request.family, request.config, file), tensor_files.beside(path)
-    preprocess = request.preprocess or _usual(path, fit, beside)
+    file, beside = tensor_files.open_tensors(path, request.weights), tensor_files.beside(path)
+    fit = choose(request.family, request.config, file)
+    told = request.preprocess or _beside(beside, fit.config.image_size)
+    preprocess = told or fit.format.preprocess(fit.config)
     digest = file.digest()
     if cache is not None:
         name = (
             f"{request.architecture}-{fit.config.image_size}-{fit.publisher}-{digest()[:32]}{_suffix(request.weights)}"
         )
         place = pathlib.Path(expanded(os.fspath(cache), "cache")) / name
-        if orbax_store.is_store(place):
-            return _restored(place, request._replace(preprocess=preprocess))
-    graphdef, state, notes = _ported(f"checkpoint {path} for {request.architecture}", request, fit, file)
-    note = check_grid(request.family, fit, file, beside, f"checkpoint {path}")
-    if note:
-        logging.warning("checkpoint %s: %s", path, note)
-    if request.sharding is not None:
-        state = jax.device_put(state, request.sharding)
-    model = _model(request, fit, graphdef, state, preprocess, digest, notes)
-    if cache is not None:
+    kept = cache is not None and orbax_store.is_store(place)
+    if kept:
+        model = _restored(place, request._replace(preprocess=preprocess))
+    else:
+        graphdef, state, notes = _ported(f"checkpoint {path} for {request.architecture}", request, fit, file)
+        state = state if request.sharding is None else jax.device_put(state, request.sharding)
+        model = _model(request, fit, graphdef, state, preprocess, digest, notes)
+    _say(path, check_grid(request.family, fit, file, beside, f"checkpoint {path}"))
+    _say(
+        path,
+        ""
+        if told
+        else f"no file beside it says how images are prepared; taken is what {fit.publisher} does: {preprocess}",
+    )
+    if cache is not None and not kept:
         save_model(model, place)
     return model
+
+
+def _say(path: pathlib.Path, what: str) -> None:
+    if what:
+        logging.warning("checkpoint %s: %s", path, what)
 
 
 def _suffix(weights: str | None) -> str:
@@ -170,18 +181,12 @@ def _suffix(weights: str | None) -> str:
     return f"-{hashlib.sha256(weights.encode()).hexdigest()[:8]}" if weights else ""
 
 
-def _usual(path: pathlib.Path, fit: Fit, beside: dict[str, dict]) -> Preprocess:
-    """Preprocessing that the files beside the weights ask for, at the network's input size; the publisher's, with a word, where there
-    are none."""
-    told, size = from_files(beside), fit.config.image_size
+def _beside(files: Mapping[str, dict], image_size: int) -> Preprocess | None:
+    """Preprocessing that the files beside the weights ask for, at the network's input size."""
+    told = from_files(files)
     if told is None:
-        usual = fit.format.preprocess(fit.config)
-        logging.warning(
-            "checkpoint %s: no file beside it says how images are prepared; taken is what %s does: %s. Give preprocess if that is wrong",
-            path, fit.publisher, usual,
-        )  # fmt: skip
-        return usual
-    return dataclasses.replace(told, size=size, resize_to=round(told.resize_to * size / told.size))
+        return None
+    return dataclasses.replace(told, size=image_size, resize_to=round(told.resize_to * image_size / told.size))
 
 
 def _ported(label: str, request: _Request, fit: Fit, file: TensorFile) -> tuple[nnx.GraphDef, Any, list[str]]:

@@ -11,6 +11,8 @@ import numpy as np
 from ne_jax.errors import UserError
 from ne_jax.models.porting.tensor_file import BROKEN, TensorFile, as_float32, line, optional
 
+_PLACE = {"location", "offset", "length", "checksum"}  # what a graph says of a tensor in another file
+
 
 def open_onnx(path: pathlib.Path) -> TensorFile:
     """Initializers by name. PyTorch's exporter renames what it folds: weights of linear layers, transposed, and slices of embeddings.
@@ -70,6 +72,15 @@ def read_graph(onnx: types.ModuleType, path: pathlib.Path, label: str) -> tuple[
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             told = {entry.key: entry.value for entry in tensor.external_data}
+            if not all(
+                isinstance(text, str) for pair in told.items() for text in pair
+            ):  # protobuf gives bytes that are no text
+                raise UserError(f"{label}: {tensor.name} has a place that is no text; fetch the graph again")
+            unknown = sorted(told.keys() - _PLACE)
+            if unknown:
+                raise UserError(
+                    f"{label}: {tensor.name} has a place with {unknown[0]!r}, which is unknown; fetch the graph again"
+                )
             name = told.get("location", "")
             files[name] = _outside(path, name, f"{label}: {tensor.name}")
             _check_place(files[name], told, f"{label}: {tensor.name}")
@@ -78,7 +89,7 @@ def read_graph(onnx: types.ModuleType, path: pathlib.Path, label: str) -> tuple[
 
 def _outside(path: pathlib.Path, name: str, place: str) -> pathlib.Path:
     """The file that holds a tensor."""
-    folder, file = path.parent.resolve(), path.parent / name
+    folder, file = path.parent.resolve(), path.parent / name.replace("\0", "")
     if not name or "\0" in name or not file.resolve().is_relative_to(folder):
         raise UserError(
             f"{place} lies outside of the graph's folder ({name!r}); it was not read: fetch the graph again"

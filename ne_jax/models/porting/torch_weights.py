@@ -73,7 +73,7 @@ def _reader(torch: Any, tensors: Mapping[str, Any], path: pathlib.Path) -> Any:
     return read
 
 
-def _chosen(torch: Any, found: Any, weights: str | None, path: pathlib.Path) -> Mapping[str, Any]:
+def _chosen(torch: Any, found: Any, weights: str | None, path: pathlib.Path) -> Mapping[Any, Any]:
     """The state dict that is meant."""
     if _is_state_dict(torch, found):
         if weights:
@@ -104,7 +104,7 @@ def _is_state_dict(torch: Any, value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(each, torch.Tensor) for each in value.values())
 
 
-def _state_dicts(torch: Any, value: Any, prefix: str, deepest: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _state_dicts(torch: Any, value: Any, prefix: str, deepest: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Every state dict inside of a mapping, with its place, "model.ema"."""
     named = value.items() if isinstance(value, Mapping) and deepest else ()
     for name, each in ((name, each) for name, each in named if isinstance(name, str)):
