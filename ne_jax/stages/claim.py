@@ -13,7 +13,8 @@ from ne_jax.stages import multihost
 
 CONFIG = "config.json"
 # What stages write of a config before anything is released.
-_OF_A_CONFIG = ("inspect.json", "analysis.json", f"private/{owner_files.NAMES}")
+_OF_A_CONFIG = ("inspect.json", "analysis.json")
+_NAMES = f"private/{owner_files.NAMES}"
 
 
 def lock(config: configs.Config, workdir: pathlib.Path) -> multihost.Lock:
@@ -41,10 +42,12 @@ def is_known(config: configs.Config, workdir: pathlib.Path) -> bool:
 
 
 def claim(config: configs.Config, workdir: pathlib.Path) -> None:
-    """Write the config into the workdir, for which it was found to be good. What another one left that released nothing goes."""
+    """Write the config into the workdir, for which it was found to be good. Where nothing is released yet, what was written of another
+    config or of other images goes."""
     stored = _stored(workdir)
-    if stored is not None and configs.first_difference(stored, config):
-        for name in _OF_A_CONFIG:
+    if stored is not None and not _is_begun(workdir):
+        other = configs.first_difference(stored, config) is not None
+        for name in (_NAMES, *(_OF_A_CONFIG if other else ())):
             (workdir / name).unlink(missing_ok=True)
     files.write_json(workdir / CONFIG, configs.leaves(config))
 

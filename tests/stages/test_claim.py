@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from ne_jax.models.registry import ASSETS
 from ne_jax.stages import claim
@@ -72,6 +73,21 @@ def test_what_another_config_left_does_not_stay(tmp_path):
     assert kept["recode.psnr_db"] == 8.0
     line = jobs.told(run(tmp_path, "--stage=encode"))
     assert "was made with another config (data.limit: was 4, is 6)" in line
+
+
+def test_images_may_change_until_one_is_released(tmp_path):
+    """An image more between inspecting and encoding is one more to encode; afterwards the source has to stay."""
+    (tmp_path / "images").mkdir()
+    leaves = {"data.kind": "folder", "data.path": str(tmp_path / "images"), "data.limit": 0, "readers": ("vit_a",)}
+    for number, stage in enumerate(("inspect", "encode")):
+        Image.effect_noise((40, 40), 60 + number).save(tmp_path / "images" / f"{number}.png")
+        done = run(tmp_path, f"--stage={stage}", **leaves)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "run").rglob("images/*.png"))) == 2
+    Image.effect_noise((40, 40), 90).save(tmp_path / "images" / "2.png")
+    assert "the data source changed since this workdir was made: 1 new (2)" in jobs.told(
+        run(tmp_path, "--stage=encode", **leaves)
+    )
 
 
 def test_a_begun_release_keeps_its_config(tmp_path):
