@@ -8,7 +8,8 @@ scikit-image and scikit-learn, no labels: agreement and feature_cosine.
 
 Time: half an hour on 2 CPU cores that have other work, and five minutes for the attacks on each format. Expect: class token cosine
 1.0000; agreement of Lite0 and Lite1 .42 and .43 on png8 (14.7 dB, the strongest that fits), .04 and .15 on float32 at .9 dB, a job of its
-own: --config.release.formats=float32 in another workdir. Other settings, as measured elsewhere on these weights: --config.subspace.value=300.0 or 350.0, --config.recode.psnr_db=13.0.
+own: --config.release.formats=float32 in another workdir. Other settings, as measured elsewhere on these weights:
+--config.subspace.value=300.0 or 350.0, --config.recode.psnr_db=13.0.
 """
 
 from ne_jax.config import default

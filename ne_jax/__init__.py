@@ -2,6 +2,9 @@
 
 import lazy_loader
 
+# The one place: pyproject.toml reads it here, and so does a clone that was not installed.
+__version__ = "0.1.0"
+
 # Where the public names are. Each is imported when it is first asked for, so that nobody waits for what is not used.
 _PLACES = {
     "core.bounds": ["certify", "compare_logits", "failure_upper_bound", "reader_deviation", "spectral_gap"],

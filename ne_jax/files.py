@@ -27,6 +27,7 @@ _STOPPED = {
     errno.EROFS: ("read-only file system", "make it writable"),
     errno.EACCES: ("permission denied", "make it writable"),
 }
+_UNDER_WAY: set[pathlib.Path] = set()  # what `write_file` fills now, in any thread
 
 
 def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> str:
@@ -36,6 +37,7 @@ def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> str:
     stays as PATH.partial, and the next run writes that anew.
     """
     partial = path.with_name(path.name + ".partial")
+    _UNDER_WAY.add(partial)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -49,7 +51,15 @@ def write_file(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> str:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        _UNDER_WAY.discard(partial)
     return digest
+
+
+def abandon() -> None:
+    """Remove what is half-written now, for a process that ends at once: its threads must not go on."""
+    for partial in list(_UNDER_WAY):
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_atomic(path: pathlib.Path, data: bytes | str) -> str:

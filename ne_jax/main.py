@@ -10,10 +10,15 @@ Whoever has a release and the authorized model: python -m ne_jax.main --stage=ve
 [--public_key=FILE]
 
 Exit status: 0 done; 1 done, but images were skipped and --strict was given, or a verified release is broken; 2 a mistake in the
-input, told in one line.
+input, told in one line; 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
+
+from ne_jax.stages import stop
+
+if __name__ == "__main__":
+    stop.watch()  # first, as the imports take a while
 
 import importlib
 import pathlib
@@ -25,8 +30,9 @@ from absl import app, flags, logging
 
 from ne_jax.config import Config, checked, command_line
 from ne_jax.config.tables import plain
+from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
-from ne_jax.stages import malloc
+from ne_jax.stages import malloc, needs
 
 if TYPE_CHECKING:
     from ne_jax.stages.job import Job
@@ -84,8 +90,9 @@ def main(argv: list[str]) -> None:
         raise command_line.mistake(error) from error
     from ne_jax.stages import compilation_cache
 
-    compilation_cache.use(_COMPILATION_CACHE.value)
+    compilation_cache.use(_COMPILATION_CACHE.value and str(_place(_COMPILATION_CACHE)))
     if _STAGE.value == "verify":
+        stop.begins_anew()
         sys.exit(_verify(config))
     if config is None or _WORKDIR.value is None:
         raise UserError("give --config=FILE (such as configs/quickstart.py) and --workdir=DIR")
@@ -95,9 +102,11 @@ def main(argv: list[str]) -> None:
         from ne_jax.stages import multihost
 
         multihost.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    workdir = _place(_WORKDIR)
+    needs.look(_STAGE.value, config, workdir)
     from ne_jax.stages.job import open_job
 
-    job = open_job(config, pathlib.Path(_WORKDIR.value))
+    job = open_job(config, workdir)
     with job.lock:
         skipped = sum(run_stage(job, stage) for stage in (STAGES if _STAGE.value == "all" else (_STAGE.value,)))
     if skipped:
@@ -111,6 +120,10 @@ def main(argv: list[str]) -> None:
             sys.exit(1)
 
 
+def _place(flag: flags.FlagHolder) -> pathlib.Path:
+    return pathlib.Path(expanded(flag.value, f"--{flag.name}"))
+
+
 def _verify(config: Config | None) -> int:
     """Exit status 0 for a release that holds, 1 for one that does not."""
     if _RELEASE.value is None:
@@ -121,7 +134,7 @@ def _verify(config: Config | None) -> int:
     from ne_jax.release.verdict import describe
     from ne_jax.stages.job import load_named
 
-    release = pathlib.Path(_RELEASE.value)
+    release = _place(_RELEASE)
     name = read_manifest(release, _PUBLIC_KEY.value).authorized.name
     config = config or Config()
     if name not in (*config.models, *SAMPLES):
@@ -129,7 +142,7 @@ def _verify(config: Config | None) -> int:
             f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
         )
     model = load_named(config, name)
-    found = verify.run(release, model, _PRIVATE.value and pathlib.Path(_PRIVATE.value), public_key=_PUBLIC_KEY.value)
+    found = verify.run(release, model, _PRIVATE.value and _place(_PRIVATE), public_key=_PUBLIC_KEY.value)
     print(describe(found))
     return 0 if found.holds else 1
 
@@ -141,6 +154,7 @@ def _parse(argv: list[str]) -> list[str]:
         print(f"\n--config.LEAF=VALUE, for these; docs/CONFIG.md and python -m ne_jax.config tell more:\n\n{plain()}")
         sys.exit()
     command_line.refuse_unknown(argv)
+    argv = command_line.with_whole_path(argv)
     try:
         return flags.FLAGS(argv)
     except command_line.FAULTS as error:
@@ -149,6 +163,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def cli() -> None:
     """`main`, with a person's mistakes told without a traceback."""
+    sys.stdout.reconfigure(line_buffering=True)  # what was told stays told, however the run ends
     logging.set_verbosity(logging.WARNING)  # orbax tells every step of every restore
     malloc.keep_freed()
     try:

@@ -3,7 +3,7 @@
 --source: a Hugging Face folder or Hub id, safetensors (sharded too), .pth, Google's .npz, an .onnx graph that PyTorch exported, or
 "package:NAME/PATH". Checks that every leaf is filled and every tensor used, prints what it found, and with --out writes the whole
 state as an orbax folder, which `load_model` and `config.models` take as a checkpoint.
-Exit status: 0 done, 2 a checkpoint that does not fit, or another mistake, told in one line.
+Exit status: 0 done, 2 a checkpoint that does not fit, or another mistake, told in one line; 130 or 143 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from ne_jax.core.first_layer import FirstLayer
 from ne_jax.errors import UserError
 from ne_jax.models.loading import load_model, save_model
 from ne_jax.models.model import Model
+from ne_jax.stages import stop
 
 _MODEL = flags.DEFINE_string("model", None, "variant, such as vit_b16 or resnet50", required=True)
 _SOURCE = flags.DEFINE_string("source", None, "the published checkpoint", required=True)
 _OUT = flags.DEFINE_string(
     "out", None, "new folder for the ported checkpoint; without it the checkpoint is only checked"
 )
+_WEIGHTS = flags.DEFINE_string("weights", None, "which state dict of a PyTorch file that holds several")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "side of the input in pixels, if not the variant's")
 _CUT = 0.01
 
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> None:
     """Port, describe, and write."""
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]}; every option starts with --")
-    model = load_model(_MODEL.value, _SOURCE.value, image_size=_IMAGE_SIZE.value)
+    model = load_model(_MODEL.value, _SOURCE.value, image_size=_IMAGE_SIZE.value, weights=_WEIGHTS.value)
     if model.graphdef is None:
         raise UserError(f"{_MODEL.value} is no Flax network: its own file is its checkpoint, there is nothing to port")
     print(describe(model))
@@ -72,6 +74,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    stop.watch()
+    stop.begins_anew()
     logging.set_verbosity(logging.ERROR)  # what loading has to say is printed with the rest
     try:
         app.run(main)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from ne_jax.config import Config, checked, default, first_difference, leaves
 from ne_jax.config.schema import AttackConfig, ModelConfig, RecodeConfig
@@ -136,6 +137,8 @@ def test_a_config_is_frozen_and_checked_however_it_is_made():
         config.recode.psnr_db = 3.0
     with pytest.raises(UserError, match="recode.steps is 0; give at least 1"):
         dataclasses.replace(config.recode, steps=0)
+    with pytest.raises(UserError, match="recode.psnr_db is 10*; give a number of dB"):
+        RecodeConfig(psnr_db=10**400)  # a whole number that no float can hold
     with pytest.raises(UserError, match='attack.suite "some" is unknown; choose quick, full, none'):
         AttackConfig(suite="some")
 
@@ -202,6 +205,10 @@ LINES = {
     "config.recode.steps = = 2": "error: --config: {path}, line 6: invalid syntax",
     "config.recode.step = 2": 'error: --config: {path}, line 6: there is no leaf "step"; did you mean steps?',
     "config.batch_size = int('many')": "error: --config: {path}, line 6: invalid literal for int() with base 10: 'many'",
+    "raise RuntimeError('not today')": "error: --config: {path}, line 6: not today",
+    "config.readers = 3": "error: readers is 3; give a list of models",
+    "config.recode = 'strong'": 'error: recode is "strong"; set what is in it, such as recode.psnr_db',
+    "config.subspace.value = float('nan')": "error: subspace.value is nan; give a number of directions, or a share, at least 0",
     "import nothing_such": "error: --config: {path}, line 6: No module named 'nothing_such'",
     "config.recode.steps = many": "error: --config: {path}, line 6: name 'many' is not defined",
     "return": "error: --config: get_config() returns NoneType; return what default() made",
@@ -235,8 +242,8 @@ FORMS = {
     "--config.readers=(vit_a,vit_b)": ("readers", ["vit_a", "vit_b"]),
     "--config.readers=['vit_a']": ("readers", ["vit_a"]),
     "--config.readers=torch:timm/resnet-50.a1": ("readers", ["torch:timm/resnet-50.a1"]),
-    "--config.readers=": ("readers", []),
-    "--config.readers=()": ("readers", []),
+    "--config.readers=": ("readers", OF_0_1_0["readers"]),  # the usual ones
+    "--config.readers=()": ("readers", OF_0_1_0["readers"]),
     "--config.attack.only=('jpeg',)": ("attack.only", ["jpeg"]),
     "--config.evaluate.curve_psnr_db=0,10": ("evaluate.curve_psnr_db", [0.0, 10.0]),
     "--config.evaluate.curve_psnr_db=(2.5,)": ("evaluate.curve_psnr_db", [2.5]),
@@ -252,6 +259,8 @@ FORMS = {
 UNFIT = {
     "--config.recode.psnr_db=strong": 'recode.psnr_db is "strong"; give a number of dB',
     "--config.recode.psnr_db=nan": "recode.psnr_db is nan; give a number of dB",
+    "--config.subspace.value=nan": "subspace.value is nan; give a number of directions, or a share, at least 0",
+    "--config.subspace.value=inf": "subspace.value is inf; give a number of directions, or a share, at least 0",
     "--config.recode.steps=2.5": "recode.steps is 2.5; give a whole number of gradients, at least 1",
     "--config.recode.fit=perhaps": 'recode.fit is "perhaps"; give True or False',
     "--config.evaluate.curve_psnr_db=0,far": "evaluate.curve_psnr_db is ['0', 'far']; give a list of numbers of dB",
@@ -280,3 +289,56 @@ def test_every_config_file_makes_a_config(path: pathlib.Path):
     scope: dict = {"__name__": path.stem, "__file__": str(path)}
     exec(compile(path.read_text(), path, "exec"), scope)
     assert checked(scope["get_config"]()).batch_size >= 1
+
+
+# --- Who reads where nobody is named ---
+
+MINE = {"mine": {"architecture": "vit_b16", "checkpoint": "/x.safetensors"}}
+SHIPPED = tuple(OF_0_1_0["readers"])
+USUAL = {
+    "the defaults": ({}, SHIPPED),
+    "a shipped model": ({"authorized": "resnet_a"}, ("resnet_a", "vit_a", "vit_b", "resnet_b", "vit_a_tuned")),
+    "a shipped model on one's own images": ({"data.kind": "folder", "data.path": "/x"}, SHIPPED),
+    "one's own model on the shipped images": ({"authorized": "mine", "models": MINE}, ("mine", *SHIPPED)),
+    "one's own model and images": ({"authorized": "mine", "models": MINE, "data.kind": "folder"}, ("mine",)),
+    "one's own under a shipped name": (
+        {"models": {"vit_a": MINE["mine"]}, "data.kind": "folder"},
+        ("vit_a",),
+    ),
+    "two of one's own": (
+        {"authorized": "mine", "also_authorized": ("other",), "models": MINE | {"other": MINE["mine"]}, "data.kind": "folder"},
+        ("mine", "other"),
+    ),
+    "whoever is named": ({"authorized": "mine", "models": MINE, "readers": ("vit_b",)}, ("vit_b",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", USUAL)
+def test_without_readers_the_authorized_model_is_one(case):
+    """And the shipped ones are where they can read the images; who names readers gets these."""
+    leaves, readers = USUAL[case]
+    assert checked(changed(**leaves)).readers == readers
+
+
+def test_a_model_of_one_s_own_is_evaluated(tmp_path):
+    """README's recipe, an entry of `models` and `authorized`, from images in a folder to the report: its own row is there, no
+    shipped model's, and it is said that nobody else was asked."""
+    images, workdir = tmp_path / "images", tmp_path / "run"
+    images.mkdir()
+    for index in range(6):
+        Image.effect_noise((40, 40), 60 + index).save(images / f"{index}.png")
+    assets = jobs.ROOT / "ne_jax" / "assets" / "checkpoints"
+    leaves = {
+        "models": {"mine": {"architecture": "vit_fashion", "checkpoint": str(assets / "vit_b.safetensors")}},
+        "authorized": "mine", "data.kind": "folder", "data.path": str(images), "data.limit": 0, "recode.fit": True, "batch_size": 6,
+        "release.formats": ("png8",), "evaluate.curve_psnr_db": (10.0,), "report.pictures": 1, "attack.only": ("median",),
+        "attack.images": 2, "attack.own_images": 2, "attack.releases": 2, "attack.public": 2,
+    }  # fmt: skip
+    config = jobs.write_config(tmp_path / "my_config.py", leaves)
+    done = in_process.call(f"--config={config}", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "**mine** (authorized)" in done.stdout and "vit_a" not in done.stdout
+    rows = [json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()]
+    assert {row["reader"] for row in rows} == {"mine"}
+    assert min(row["value"] for row in rows if row["condition"] == "ne" and row["metric"] == "agreement") == 1
+    assert "readers: nobody but whom the release is for" in done.stderr

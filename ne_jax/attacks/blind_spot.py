@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from ne_jax.attacks.attack import Attack, Knowledge
 from ne_jax.attacks.trained_networks import Batch, crops, descend, in_chunks, small_network

@@ -21,17 +21,16 @@ from ml_collections.config_flags import tuple_parser
 from ne_jax.config.config_dict import default
 from ne_jax.config.leaf import leaves, no_leaf
 from ne_jax.config.schema import Config
+from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
 
 # What a person's config file raises when it is wrong.
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, SyntaxError, TypeError, ValueError,
-    flags.Error,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, flags.Error,
 )  # fmt: skip
-_LIBRARIES = (
-    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    str(pathlib.Path(__file__).parents[1]),
-)
+_OURS = (sysconfig.get_path("stdlib"), str(pathlib.Path(__file__).parents[1]))
+_INSTALLED = {"site-packages", "dist-packages"}  # of whichever environment; a path may add another's
 
 
 class _Number(flags.ArgumentParser):
@@ -74,6 +73,12 @@ def define() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 
 
+def with_whole_path(argv: list[str]) -> list[str]:
+    """`argv` with the path of the config file as a shell would have it, which leaves ~ after = alone."""
+    found = [re.fullmatch(r"(--?config=)(.+)", word, re.DOTALL) for word in argv]
+    return [each[1] + expanded(each[2], "--config") if each else word for each, word in zip(found, argv, strict=True)]
+
+
 def refuse_unknown(argv: list[str]) -> None:
     """Raise UserError for --config.NAME where no leaf has that name; it names the nearest."""
     known = [*leaves(default().to_dict()), *(field.name for field in dataclasses.fields(Config))]
@@ -87,9 +92,7 @@ def mistake(error: BaseException) -> UserError:
     for each in _chain(error):
         if isinstance(each, SyntaxError) and each.filename:
             return UserError(f"--config: {each.filename}, line {each.lineno}: {each.msg}")
-        places = [
-            at for at in traceback.extract_tb(each.__traceback__) if not at.filename.startswith(("<", *_LIBRARIES))
-        ]
+        places = [at for at in traceback.extract_tb(each.__traceback__) if _is_persons(at.filename)]
         if places and not isinstance(each, OSError):
             return UserError(f"--config: {places[-1].filename}, line {places[-1].lineno}: {_reason(each)}")
     if isinstance(error, flags.Error):
@@ -97,6 +100,11 @@ def mistake(error: BaseException) -> UserError:
     if isinstance(error, OSError):
         return UserError(f"--config: {str(error).splitlines()[-1].strip()}")  # what the system says
     return UserError(f"--config: the command line sets what the config has not: {_reason(error)}")
+
+
+def _is_persons(filename: str) -> bool:
+    """Whether code is neither the interpreter's, nor ours, nor an installed package's."""
+    return not filename.startswith(("<", *_OURS)) and not _INSTALLED & set(pathlib.PurePath(filename).parts)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import numbers
+import sys
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ne_jax.data.local_path import expanded
 from ne_jax.errors import UserError
 
 # The type of a leaf -> what may be given for it, and how that is called.
@@ -27,6 +28,7 @@ class Leaf:
     """What is declared of a leaf beside its name, type and default. Numbers: least <= value <= most, or above < value.
 
     unit: what a number counts, or what a text is. choices: the texts that it takes; a function where to know them takes long.
+    path: a text that names a place on this machine; ~ in front is what a shell makes of it.
     """
 
     help: str
@@ -35,6 +37,7 @@ class Leaf:
     most: float | None = None
     above: float | None = None
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
+    path: bool = False
 
     def names(self) -> tuple[str, ...]:
         """The choices; empty: any text."""
@@ -102,7 +105,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
     each = value if many and isinstance(value, list) else [value]
     if many != isinstance(value, list) or not all(_fits(one, kind) for one in each):
         raise UserError(f"{name} is {_shown(value)}; give {takes(field)}")
-    each = [kind(one) for one in each]
+    each = [expanded(one, name) if known.path else kind(one) for one in each]
     if kind in (int, float) and not all(map(known.holds, each)):
         raise UserError(f"{name} is {_shown(value)}; give {known.range()}")
     choices = known.names()
@@ -115,7 +118,7 @@ def _checked(name: str, value: Any, field: dataclasses.Field) -> Any:
 def _fits(value: Any, kind: type) -> bool:
     if not isinstance(value, _KINDS[kind][0]) or isinstance(value, bool) != (kind is bool):
         return False
-    return kind is not float or math.isfinite(value)
+    return kind is not float or abs(value) <= sys.float_info.max  # neither NaN nor an integer beyond
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
 MAY_CHANGE = ("data.workers", "recode.max_passes", "release.again", "release.signing_key")  # but for these
 
+SHIPPED = (
+    "vit_a",
+    "vit_b",
+    "resnet_a",
+    "resnet_b",
+    "vit_a_tuned",
+)  # samples that read what nobody else is named to read
+
 
 def check_release(config: Config) -> None:
     """Raise UserError for leaves of a release that do not go together."""
@@ -41,6 +49,16 @@ def _check_numbers(release: ReleaseConfig) -> None:
             f"release.formats: {first} and {other} would be two recodings of each image, whose difference gives the image away; choose "
             "formats of the same numbers (png8, webdataset and array_record are), a job of its own for each, or release.again=True"
         )
+
+
+def usual_readers(config: Config) -> tuple[str, ...]:
+    """Who is given a release where nobody is named: whom it is for, and those of SHIPPED, which read Fashion-MNIST and what looks
+    like it, where the images or the authorized model are of that kind. To others' images they have nothing to say."""
+    own = (config.authorized, *config.also_authorized)
+    fits = (
+        config.data.kind == "fashion_mnist" or config.authorized in SHIPPED and config.authorized not in config.models
+    )
+    return tuple(dict.fromkeys((*own, *(SHIPPED if fits else ()))))
 
 
 def _check_design(settings: RecodeConfig, dtype: type, release_format: str) -> None:

@@ -8,7 +8,8 @@ Whatever is wrong with a leaf is a UserError when its section is made, in one li
 import dataclasses
 
 from ne_jax.config.leaf import check_leaves, leaf, made, section
-from ne_jax.config.rules import check_release
+from ne_jax.config.rules import check_release, usual_readers
+from ne_jax.data.preprocess_fields import check_fields
 from ne_jax.errors import UserError
 
 
@@ -36,6 +37,10 @@ class ModelConfig:
         None,
         "The published file or folder as it is, package:NAME/PATH for a file in an installed package, or an id of the Hugging Face Hub.",
         unit="a path",
+        path=True,
+    )
+    weights: str | None = leaf(
+        None, "Which state dict of a PyTorch file that holds several, such as state_dict_ema.", unit="a name"
     )
     image_size: int | None = leaf(None, "Side of the input. Not given: the architecture's.", unit="pixels", least=1)
     preprocess: dict | None = leaf(
@@ -46,6 +51,8 @@ class ModelConfig:
 
     def __post_init__(self):
         check_leaves(self, f"models.{self.name}.")
+        if self.preprocess is not None:
+            check_fields(self.preprocess, f"models.{self.name}.preprocess")
         if not self.architecture:
             raise UserError(f"models.{self.name}.architecture is missing; give the name of one, such as vit_b16")
 
@@ -63,6 +70,7 @@ class DataConfig:
         "",
         "A folder of images; tars, as shards/{00000..00012}.tar; for tfds the set's name or the folder of a prepared set.",
         unit="a path, or the name of a set",
+        path=True,
     )
     split: str = leaf("test", "Which part of fashion_mnist or of a tfds set.", unit="the name of a split")
     limit: int = leaf(0, "Take the first so many images. 0: all.", unit="images", least=0)
@@ -150,7 +158,10 @@ class RecodeConfig:
         False, "Where psnr_db does not fit into [0, 1], take the strongest that does, instead of an error."
     )
     secret_file: str = leaf(
-        "", "64 hexadecimal digits. Empty: WORKDIR/private/secret.key, made when there is none.", unit="a path"
+        "",
+        "64 hexadecimal digits. Empty: WORKDIR/private/secret.key, made when there is none.",
+        unit="a path",
+        path=True,
     )
 
     def __post_init__(self):
@@ -180,6 +191,7 @@ class ReleaseConfig:
         "",
         "Private ed25519 key that signs the manifest, made by ssh-keygen -t ed25519 without a passphrase. Empty: not signed.",
         unit="a path",
+        path=True,
     )
 
     def __post_init__(self):
@@ -225,9 +237,10 @@ class AttackConfig:
         "",
         "Folder of another release of the same pictures, if there is one, which attackers would have too.",
         unit="a path",
+        path=True,
     )
     external: str = leaf(
-        "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path"
+        "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path", path=True
     )
 
     def __post_init__(self):
@@ -253,8 +266,8 @@ class Config:
         (), "More models that it is for, whose first layers cut the image into the same windows.", unit="models"
     )
     readers: tuple[str, ...] = leaf(
-        ("vit_a", "vit_b", "resnet_a", "resnet_b", "vit_a_tuned"),
-        "The models that are given the release.",
+        (),
+        "The models that are given the release. Empty: the authorized ones, and the shipped ones where these or the images are shipped.",
         unit="models",
     )
     models: dict = leaf(
@@ -262,7 +275,9 @@ class Config:
         "Models beyond the shipped ones, by name.",
         unit="names to entries",
     )
-    cache: str = leaf("", "Folder that keeps ported networks, for faster starts. Empty: none.", unit="a path")
+    cache: str = leaf(
+        "", "Folder that keeps ported networks, for faster starts. Empty: none.", unit="a path", path=True
+    )
     batch_size: int = leaf(256, "Images a step. Changes speed and memory, never a result.", unit="images", least=1)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     subspace: SubspaceConfig = dataclasses.field(default_factory=SubspaceConfig)
@@ -278,6 +293,10 @@ class Config:
 
     def __post_init__(self):
         check_leaves(self)
-        for name in self.models:
-            self.model(name)
+        made_of = {name: self.model(name).checkpoint for name in self.models}
+        models = {
+            name: entry | {"checkpoint": made_of[name]} for name, entry in self.models.items() if "checkpoint" in entry
+        }
+        object.__setattr__(self, "models", self.models | models)
         check_release(self)
+        object.__setattr__(self, "readers", self.readers or usual_readers(self))

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from ne_jax.data.preprocess_fields import Crop, Interpolation, Resize, check_fields, is_number
 from ne_jax.data.resize import part
 from ne_jax.errors import UserError
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
 _LONG = 16  # pictures so many times longer than wide are not resized whole: 1 x 65,500 would become 224 x 14,672,000
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as PIL's convert("L")
@@ -42,10 +42,10 @@ class Preprocess:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: Literal["squash", "shorter", "longer", "crop_first"] = "squash"
+    resize: Resize = "squash"
     resize_to: int | None = None
     interpolation: Interpolation = "bilinear"
-    crop: Literal["floor", "round"] = "floor"
+    crop: Crop = "floor"
 
     def __post_init__(self):
         if self.resize_to is None:  # so that equal rules are equal however they were written
@@ -65,18 +65,9 @@ class Preprocess:
 def from_fields(fields: Mapping[str, Any]) -> Preprocess:
     """A `Preprocess` written as a mapping of its fields, as configs and JSON have it: lists for tuples.
 
-    Raises UserError for a field that is unknown, missing or not one of its choices.
+    Raises UserError for a field that is unknown, missing, not one of its choices or no number that it can be.
     """
-    known = {field.name for field in dataclasses.fields(Preprocess)}
-    unknown = sorted(fields.keys() - known)
-    missing = sorted({"size", "mean", "std"} - fields.keys())
-    if unknown or missing:
-        what = f"{unknown[0]} is unknown" if unknown else f"{missing[0]} is missing"
-        raise UserError(f"preprocess: {what}; its fields are {', '.join(sorted(known))}")
-    choices = {"resize": ("squash", "shorter", "longer", "crop_first"), "crop": ("floor", "round")}
-    for name, allowed in {**choices, "interpolation": get_args(Interpolation)}.items():
-        if fields.get(name, allowed[0]) not in allowed:
-            raise UserError(f"preprocess: {name} is {fields[name]}; choose from {', '.join(allowed)}")
+    check_fields(fields)
     return Preprocess(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
@@ -260,7 +251,7 @@ def _wrong(name: str, value: Any, wanted: str) -> UserError:
 
 def _side(fields: Mapping[str, Any], name: str, square: bool) -> tuple[Literal["squash", "shorter"], int]:
     """How a size of transformers is meant, and its pixels. square: whether a bare number is both sides."""
-    value = fields[name]
+    value = fields.get(name)
     if isinstance(value, Mapping):
         value = {key: length for key, length in value.items() if length is not None}
     match value:
@@ -285,7 +276,7 @@ def _filter(fields: Mapping[str, Any], name: str) -> Interpolation:
 
 def _positive(fields: Mapping[str, Any], name: str) -> float:
     value = fields[name]
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not is_number(value) or value <= 0:
         raise _wrong(name, value, "a number above 0")
     return float(value)
 
@@ -294,6 +285,6 @@ def _numbers(fields: Mapping[str, Any], name: str, channels: int) -> tuple[float
     """One number a channel; a bare number is for all of them."""
     value = fields[name]
     values = list(value) if isinstance(value, list | tuple) else [value] * channels
-    if len(values) not in (1, 3) or not all(isinstance(number, int | float) for number in values):
+    if len(values) not in (1, 3) or not all(map(is_number, values)):
         raise _wrong(name, value, "a number for each channel")
     return tuple(map(float, values))

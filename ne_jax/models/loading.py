@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,9 @@ from flax import nnx
 from ne_jax.core.first_layer import FirstLayer
 from ne_jax.data import package_files
 from ne_jax.data import preprocess as preprocessing
+from ne_jax.data.local_path import expanded
 from ne_jax.data.preprocess import Preprocess
+from ne_jax.data.publishers_rules import from_files
 from ne_jax.errors import UserError
 from ne_jax.models.foreign import torch_spec
 from ne_jax.models.foreign.adapted_model import Adapted
@@ -27,6 +30,7 @@ from ne_jax.models.foreign.from_torch import from_torch as adapted_torch
 from ne_jax.models.model import Model, Outputs, flax_forward
 from ne_jax.models.porting import checkpoints, orbax_store, tensor_files
 from ne_jax.models.porting.choose_format import Fit, as_published, choose, differences, fitting
+from ne_jax.models.porting.position_grid import check_grid
 from ne_jax.models.porting.tensor_files import TensorFile
 from ne_jax.models.registry import ASSETS, FASHION, SAMPLES, Family, find
 
@@ -43,6 +47,7 @@ class _Request(NamedTuple):
     preprocess: Preprocess | None
     image_size: int | None
     label: str
+    weights: str | None
     sharding: jax.sharding.Sharding | None
 
 
@@ -53,6 +58,7 @@ def load_model(
     label: str | None = None,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
+    weights: str | None = None,
     cache: str | os.PathLike | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Model:
@@ -67,13 +73,14 @@ def load_model(
     label: what the model is called in tables; `name` unless given.
     image_size: side of the input in pixels, if not the variant's; position embeddings are resized.
     preprocess: instead of what the files beside the weights say, or else the publisher's.
+    weights: which state dict, of a PyTorch file that holds several, such as "state_dict_ema".
     cache: folder that keeps ported networks, by the hash of their source.
     sharding: where the weights go; the default device unless given.
 
     Raises UserError for an unknown name, no checkpoint, or a checkpoint that does not fit: every fault is named.
     """
     if name.startswith(("onnx:", "torch:")):
-        return _adapted(name, checkpoint, label or name, preprocess)
+        return _adapted(name, checkpoint, label or name, preprocess, weights, image_size)
     architecture = SAMPLES.get(name, name)
     family, config = find(architecture)
     if checkpoint is None and name not in SAMPLES:
@@ -82,10 +89,8 @@ def load_model(
     config = config if image_size is None else _resized(architecture, config, image_size)
     if architecture.endswith("_fashion"):
         preprocess = preprocess or FASHION
-    request = _Request(architecture, family, config, preprocess, image_size, label or name, sharding)
-    if orbax_store.is_store(path):
-        return _restored(path, request)
-    return _published(path, request, cache)
+    request = _Request(architecture, family, config, preprocess, image_size, label or name, weights, sharding)
+    return (_from_store if orbax_store.is_store(path) else _published)(path, request, cache)
 
 
 def save_model(model: Model, path: str | os.PathLike) -> None:
@@ -101,7 +106,7 @@ def save_model(model: Model, path: str | os.PathLike) -> None:
         sha256=model.sha256,
         notes=list(model.notes),
     )
-    orbax_store.save(path, model.state, note)
+    orbax_store.save(expanded(os.fspath(path), "path"), model.state, note)
 
 
 def _resized(architecture: str, config: Any, image_size: int) -> Any:
@@ -116,7 +121,7 @@ def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
     """A path of this machine; finds a file in an installed package, and fetches a Hub id."""
     if os.fspath(checkpoint).startswith(_PACKAGE):
         return package_files.find(os.fspath(checkpoint).removeprefix(_PACKAGE))
-    path = pathlib.Path(checkpoint)
+    path = pathlib.Path(expanded(os.fspath(checkpoint), "checkpoint"))
     if path.exists() or path.suffix in tensor_files.ENDINGS or not _HUB_ID.fullmatch(os.fspath(checkpoint)):
         return path
     try:
@@ -125,7 +130,7 @@ def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
         raise UserError(
             f"checkpoint {checkpoint}: no such file; if a Hugging Face Hub id is meant, pip install huggingface_hub"
         ) from error
-    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", "preprocessor_config.json"]
+    patterns = ["*.safetensors", "*.safetensors.index.json", "config.json", "*processor_config.json"]
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(os.fspath(checkpoint), allow_patterns=patterns))
     except (OSError, ValueError) as error:  # its network errors are OSErrors
@@ -137,35 +142,51 @@ def _local(checkpoint: str | os.PathLike) -> pathlib.Path:
 
 def _published(path: pathlib.Path, request: _Request, cache: str | os.PathLike | None) -> Model:
     """Port a published checkpoint, or restore what `cache` has of it."""
-    file = tensor_files.open_tensors(path)
+    file, beside = tensor_files.open_tensors(path, request.weights), tensor_files.beside(path)
     fit = choose(request.family, request.config, file)
-    preprocess = request.preprocess or _beside(path, fit.config.image_size) or fit.format.preprocess(fit.config)
+    told = request.preprocess or _beside(beside, fit.config.image_size)
+    preprocess = told or fit.format.preprocess(fit.config)
     digest = file.digest()
     if cache is not None:
-        name = f"{request.architecture}-{fit.config.image_size}-{fit.publisher}-{digest()[:32]}"
-        place = pathlib.Path(cache) / name
-        if orbax_store.is_store(place):
-            return _restored(place, request._replace(preprocess=preprocess))
-    graphdef, state, notes = _ported(f"checkpoint {path} for {request.architecture}", request, fit, file)
-    if request.sharding is not None:
-        state = jax.device_put(state, request.sharding)
-    model = _model(request, fit, graphdef, state, preprocess, digest, notes)
-    if cache is not None:
+        name = (
+            f"{request.architecture}-{fit.config.image_size}-{fit.publisher}-{digest()[:32]}{_suffix(request.weights)}"
+        )
+        place = pathlib.Path(expanded(os.fspath(cache), "cache")) / name
+    kept = cache is not None and orbax_store.is_store(place)
+    if kept:
+        model = _restored(place, request._replace(preprocess=preprocess))
+    else:
+        graphdef, state, notes = _ported(f"checkpoint {path} for {request.architecture}", request, fit, file)
+        state = state if request.sharding is None else jax.device_put(state, request.sharding)
+        model = _model(request, fit, graphdef, state, preprocess, digest, notes)
+    _say(path, check_grid(request.family, fit, file, beside, f"checkpoint {path}"))
+    _say(
+        path,
+        ""
+        if told
+        else f"no file beside it says how images are prepared; taken is what {fit.publisher} does: {preprocess}",
+    )
+    if cache is not None and not kept:
         save_model(model, place)
     return model
 
 
-def _beside(path: pathlib.Path, image_size: int) -> Preprocess | None:
+def _say(path: pathlib.Path, what: str) -> None:
+    if what:
+        logging.warning("checkpoint %s: %s", path, what)
+
+
+def _suffix(weights: str | None) -> str:
+    """For the name of a folder; one file may hold several networks."""
+    return f"-{hashlib.sha256(weights.encode()).hexdigest()[:8]}" if weights else ""
+
+
+def _beside(files: Mapping[str, dict], image_size: int) -> Preprocess | None:
     """Preprocessing that the files beside the weights ask for, at the network's input size."""
-    found = tensor_files.beside(path)
-    if "preprocessor_config.json" in found:
-        told = preprocessing.from_hugging_face(found["preprocessor_config.json"])
-    elif "pretrained_cfg" in found.get("config.json", {}):
-        told = preprocessing.from_timm(found["config.json"])
-    else:
+    told = from_files(files)
+    if told is None:
         return None
-    scaled = round(told.resize_to * image_size / told.size)
-    return dataclasses.replace(told, size=image_size, resize_to=scaled)
+    return dataclasses.replace(told, size=image_size, resize_to=round(told.resize_to * image_size / told.size))
 
 
 def _ported(label: str, request: _Request, fit: Fit, file: TensorFile) -> tuple[nnx.GraphDef, Any, list[str]]:
@@ -183,6 +204,13 @@ def _ported(label: str, request: _Request, fit: Fit, file: TensorFile) -> tuple[
     for note in notes:
         logging.warning("%s: %s", label, note)
     return graphdef, state, notes
+
+
+def _from_store(path: pathlib.Path, request: _Request, cache: str | os.PathLike | None) -> Model:
+    """A model that its owner ported; there is nothing to keep in `cache`."""
+    if request.weights:
+        raise UserError(f"checkpoint {path}: holds one set of weights; leave weights out")
+    return _restored(path, request)
 
 
 def _restored(path: pathlib.Path, request: _Request) -> Model:
@@ -225,12 +253,23 @@ def _model(
     )  # fmt: skip
 
 
-def _adapted(name: str, checkpoint: str | os.PathLike | None, label: str, preprocess: Preprocess | None) -> Model:
+def _adapted(
+    name: str,
+    checkpoint: str | os.PathLike | None,
+    label: str,
+    preprocess: Preprocess | None,
+    weights: str | None,
+    image_size: int | None,
+) -> Model:
     """A network of another framework, behind the same functions."""
     kind, _, spec = name.partition(":")
+    if image_size is not None:
+        raise UserError(f"model {name}: image_size is for networks of this package; give preprocess with its size")
     path = None if checkpoint is None else _local(checkpoint)
+    if weights and kind == "onnx":
+        raise UserError(f"model {name}: a graph holds one set of weights; leave weights out")
     if kind == "torch":
-        adapted = torch_spec.open_torch(spec, path, preprocess)
+        adapted = torch_spec.open_torch(spec, path, preprocess, weights)
     elif path is None and not spec:
         raise UserError("model onnx: needs a graph: give its path as the checkpoint, or as onnx:PATH")
     else:

@@ -64,6 +64,7 @@ class Design:
         asked, which is an error unless that is set. Without "replace" or "jpeg_quality" it refuses them.
     directions: what its recipes hold of a job. subspace: what the manifest counts num_directions, of total_directions, of.
     inside: its changes lie in the low-sensitivity subspace.
+    gaussian: its changes are Gaussian in that subspace, so that `bounds.reader_deviation` says what readers see of them.
     leaves_box: its pixels leave [0, 1], so that no 8-bit format can hold them.
     gradients: of networks, by the settings of `recode`; None for a design that runs none.
     unmet: said of an image that it cannot protect, why and what to do; empty for a design that never fails.
@@ -78,6 +79,7 @@ class Design:
     directions: Callable[[Context], Any] = _space
     subspace: Callable[[Context], Any] = _space
     inside: bool = True
+    gaussian: bool = False
     leaves_box: bool = False
     gradients: Callable[[Any], Gradients] | None = None
     unmet: str = ""

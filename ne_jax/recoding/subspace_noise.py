@@ -197,6 +197,7 @@ GAUSSIAN = Design(
     "fresh Gaussian noise in the low-sensitivity subspace, exactly as strong as asked",
     recode=functools.partial(_noise, "gaussian"),
     settings=("replace",),
+    gaussian=True,
     leaves_box=True,
     transforms_at_once=4,
 )

@@ -9,17 +9,20 @@ from ne_jax.measure.records import Attacked, Growth, NotRun, strongest
 from ne_jax.report import page
 from ne_jax.report.result_tables import formats, number, table, told
 
+# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
+_LOST = 0.1
+
 
 def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], twice: bool = False) -> Attacked | None:
-    """The record of these tiers that gives most back to a reader other than the authorized model; of attacks that need a picture released
-    twice, which one secret prevents, if `twice`, else of the others."""
+    """The record of these tiers that gives most back to a reader, other than the authorized model, that lost something; of attacks that
+    need a picture released twice, which one secret prevents, if `twice`, else of the others."""
     return max(
         (
             row
             for row in records
             if row.release_format == release_format
             and row.tier in tiers
-            and _other(row)
+            and _lost(row)
             and twice == (row.attack in BY_NAME and "again" in BY_NAME[row.attack].knows)
         ),
         key=_gain,
@@ -28,12 +31,31 @@ def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], 
 
 
 def _gain(row: Attacked) -> float:
-    """What an attack gives a reader: relatives of the authorized model read the files as they are."""
+    """What an attack gives a reader."""
     return row.value - row.value_ne
 
 
 def _other(row: Attacked) -> bool:
     return row.reader != row.authorized and row.metric != "feature_cosine"
+
+
+def _lost(row: Attacked) -> bool:
+    """Whether the release took something from a reader: relatives of the authorized model read the files as they are."""
+    return _other(row) and row.value_clean - row.value_ne >= _LOST * row.value_clean
+
+
+def unharmed(records: list[Attacked], release_format: str) -> list[str]:
+    """Readers, other than the authorized model, that lost nothing."""
+    rows = [row for row in records if row.release_format == release_format and _other(row)]
+    return sorted({row.reader for row in rows} - {row.reader for row in rows if _lost(row)})
+
+
+def _unharmed_text(names: list[str]) -> str:
+    """A sentence about them; empty for none."""
+    if not names:
+        return ""
+    who = "1 reader" if len(names) == 1 else f"{len(names)} readers"
+    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what they read of clean images."
 
 
 def title(name: str) -> str:
@@ -54,7 +76,8 @@ def headline(records: list[Attacked], release_format: str) -> str:
         row = worst(records, release_format, tiers, twice)
         if row:
             parts.append(f"{words} {row.value:.1%} ({row.reader}, {title(row.attack)})")
-    return f" Attacked: {'; '.join(parts)}." if parts else ""
+    attacked = f"Attacked: {'; '.join(parts)}." if parts else ""
+    return "".join(f" {each}" for each in (attacked, _unharmed_text(unharmed(records, release_format))) if each)
 
 
 def text(records: list[Attacked]) -> str:
@@ -87,7 +110,7 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
     ]  # fmt: skip
     by_attack: dict[str, list[Attacked]] = {}
     for row in rows:
-        if _other(row):
+        if _lost(row):
             by_attack.setdefault(row.attack, []).append(row)
     shown = [max(found, key=_gain) for found in by_attack.values()]
     shown.sort(key=lambda row: (row.tier, -_gain(row)))
@@ -98,6 +121,7 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
         "strength": "" if rows[0].psnr_db is None else f" at {rows[0].psnr_db:z.1f} dB",
         "n": shown[0].n if shown else 0,
         "attacks": len(by_attack),
+        "left_out": _unharmed_text(unharmed(rows, release_format)),
         "table": table(head, cells),
     }
 
@@ -166,7 +190,7 @@ def _robust(rows: list[Attacked], release_format: str) -> tuple[list[str], list[
     body = []
     for found in lines.values():
         own = next(row for row in found if row.reader == own_name)
-        others = [row for row in found if _other(row)]
+        others = [row for row in found if _lost(row)]
         best = max(others, key=lambda row: row.value, default=None)
         body.append(
             [

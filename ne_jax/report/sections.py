@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ from msgspec import UNSET
 
 from ne_jax.config import leaves
 from ne_jax.measure.records import METRICS, Result
+from ne_jax.recoding.design import Design
 from ne_jax.release.certificates import SetCertificate, decibels, kept_in_words
 from ne_jax.release.manifest import read_manifest
 from ne_jax.release.owner_files import CERTIFICATES
@@ -23,19 +23,20 @@ from ne_jax.stages.evaluate import CURVE, RESULTS
 from ne_jax.stages.inspect_model import INSPECTION, Inspection
 from ne_jax.stages.job import Job
 from ne_jax.stages.released import risks_of
+from ne_jax.stages.versions import versions
 
 _VERSIONS = ("ne_jax", "jax", "flax", "numpy", "pillow")
 
 
 def text(job: Job, found: Gathered, attack_pictures: bool) -> str:
     """The report in Markdown; `attack_pictures`: there are pictures of attacked images."""
-    name = job.authorized.name
+    name, designs = job.authorized.name, {each: job.design(each) for each in job.config.release.formats}
     sections: dict[str, dict[str, Any] | None] = {
-        "headline": _headline(job, found),
+        "headline": _headline(name, designs, found, risks_of(job)),
         "attacks": attack_sections.section(found.attacked, found.not_run, found.growth, attack_pictures),
         "readers": _readers(found.records),
         "pictures": {"name": name},
-        "certificates": _certificates(found.summary),
+        "certificates": _certificates(designs, found.summary),
         "spectrum": _spectrum(found.inspected),
         "curve": {"n": found.curve[0].n} if found.curve else None,
         "robustness": attack_sections.robustness(found.grid),
@@ -46,8 +47,9 @@ def text(job: Job, found: Gathered, attack_pictures: bool) -> str:
     return "\n\n".join(page.render(name, values) for name, values in sections.items() if values is not None) + "\n"
 
 
-def _headline(job: Job, found: Gathered) -> dict[str, Any]:
-    name, metric = job.authorized.name, _metric(found.records)
+def _headline(name: str, designs: dict[str, Design], found: Gathered, risks: list[str]) -> dict[str, Any]:
+    """name: of the authorized model. designs: of every format. risks: of pictures that are recoded more than once."""
+    metric = _metric(found.records)
     releases = []
     for release_format, certified in found.summary.items():
         key = (release_format, "ne", metric)
@@ -62,7 +64,7 @@ def _headline(job: Job, found: Gathered) -> dict[str, Any]:
                 "attacked": attack_sections.headline(found.attacked, release_format),
             }
         )
-    marks = sorted({job.design(each).warning for each in job.config.release.formats} - {""}) + risks_of(job)
+    marks = sorted({design.warning for design in designs.values()} - {""}) + risks
     return {"name": name, "marks": marks, "metric": metric.capitalize(), "releases": releases}
 
 
@@ -77,7 +79,7 @@ def _readers(records: list[Result]) -> dict[str, Any]:
     return {"tables": [each for each in tables if each]}
 
 
-def _certificates(summary: dict[str, SetCertificate]) -> dict[str, Any]:
+def _certificates(designs: dict[str, Design], summary: dict[str, SetCertificate]) -> dict[str, Any]:
     head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "worst cosine", "gap", "bound"]
     rows = [
         [
@@ -93,10 +95,21 @@ def _certificates(summary: dict[str, SetCertificate]) -> dict[str, Any]:
         for name, found in summary.items()
     ]
     certified = table([*head, "gap / response"], rows)
-    return {"file": CERTIFICATES, "table": certified, "deviations": _deviations(summary)}
+    exact = {name: found for name, found in summary.items() if designs[name].gaussian}
+    others = [
+        {"name": name, "design": designs[name].name, "ratios": ", ".join(_ratios(found))}
+        for name, found in summary.items()
+        if name not in exact and found.deviation
+    ]
+    return {"file": CERTIFICATES, "table": certified, "deviations": _deviations(exact), "others": others}
+
+
+def _ratios(found: SetCertificate) -> list[str]:
+    return [f"{reader} {entry.measured_over_predicted:.3g}" for reader, entry in found.deviation.items()]
 
 
 def _deviations(summary: dict[str, SetCertificate]) -> str:
+    """Of releases of Gaussian noise, for which the prediction is made."""
     head = ["release", "reader", "measured / predicted", "below limit", "above limit", "gain over isotropic"]
     rows = [
         [
@@ -128,7 +141,7 @@ def _reproduce(job: Job) -> dict[str, Any]:
     records = (RESULTS, attack.RESULTS, f"private/{CERTIFICATES}", SUMMARY, CURVE, INSPECTION)
     return {
         "date": read_manifest(job.release_dir(job.config.release.formats[0])).date,
-        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions(*_VERSIONS).items()),
         "python": sys.version.split()[0],
         "devices": f"{jax.device_count()} {jax.devices()[0].platform}",
         "architecture": job.authorized.architecture,

@@ -21,7 +21,7 @@ from ne_jax.measure.analysis import Subject
 from ne_jax.measure.analysis_records import Analysis, Depths
 from ne_jax.models import depth
 from ne_jax.models.model import Model
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 
 ANALYSIS = "analysis.json"
 _LARGE = 50_000  # numbers of an image above which a Jacobian's products are worth saving
@@ -65,9 +65,7 @@ def run(
 def _subjects(job: Job, clean: ByteImages) -> list[Subject]:
     """The authorized models first, then the readers, each once."""
     models = {model.name: model for model in (job.authorized, *job.also)}
-    for name in job.config.readers:
-        if name not in models:
-            models[name] = load_named(job.config, name)
+    models |= {reader.name: reader for reader in job.readers() if reader.name not in models}
     return [_subject(job, model, from_bytes(clean)) for model in models.values()]
 
 

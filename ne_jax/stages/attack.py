@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import pathlib
@@ -19,6 +18,7 @@ from absl import logging
 from msgspec.structs import replace
 from tqdm import tqdm
 
+import ne_jax
 from ne_jax import files
 from ne_jax.attacks.attack import Attack
 from ne_jax.attacks.curves import curves
@@ -31,7 +31,7 @@ from ne_jax.models.model import Model
 from ne_jax.release import manifest
 from ne_jax.stages.attack_scene import Scene, scene_of
 from ne_jax.stages.evaluate import has_labels
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 
 RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
 PREPROCESSING = "preprocessing.jsonl"  # tier 1, a record for each set of parameters
@@ -51,7 +51,7 @@ def run(job: Job) -> list[Attacked]:
     """Attack every release; writes RESULTS, PREPROCESSING, CURVES and NOT_RUN, returns the first. Nothing for attack.suite "none"."""
     if job.config.attack.suite == "none":
         return []
-    readers = [load_named(job.config, name) for name in dict.fromkeys((job.authorized.name, *job.config.readers))]
+    readers = list({model.name: model for model in (job.authorized, *job.readers())}.values())
     found = joined(_attack_release(job, name, readers) for name in job.config.release.formats)
     for file, lines in ((RESULTS, found.records), (PREPROCESSING, found.grid), (CURVES, found.growth)):
         files.write_json_lines(job.workdir / file, lines)
@@ -82,7 +82,11 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
 
 
 def _wanted(job: Job) -> list[Attack]:
-    only = job.config.attack.only
+    return wanted(job.config.attack.only)
+
+
+def wanted(only: Sequence[str]) -> list[Attack]:
+    """The attacks of these names; all of them for none. Raises UserError for a name that no attack has."""
     unknown = sorted(set(only) - {attack.name for attack in ATTACKS})
     if unknown:
         raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")
@@ -94,7 +98,7 @@ def _kept(
 ) -> Made:
     """What `make` gives, of the type `kind`, or gave in this workdir under the same settings on the same release."""
     made = (job.release_dir(release_format) / manifest.MANIFEST).read_bytes()
-    settings = [settings, list(job.config.readers), list(job.config.models), importlib.metadata.version("ne_jax")]
+    settings = [settings, list(job.config.readers), list(job.config.models), ne_jax.__version__]
     key = hashlib.sha256(made + json.dumps(settings, sort_keys=True, default=repr).encode()).hexdigest()
     path = job.workdir / "progress" / "attack" / release_format / f"{name}.json"
     if path.is_file() and (kept := files.read_json(path, Kept)).key == key:

@@ -26,7 +26,7 @@ from ne_jax.release.certificates import (
     stored_statistics,
 )  # fmt: skip
 from ne_jax.release.signature import SIGNATURE
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import Pairs, pairs
 
 SUMMARY = "check.json"
@@ -38,7 +38,7 @@ Columns = dict[str, np.ndarray]  # figures by name, an entry an image
 
 def run(job: Job) -> dict[str, SetCertificate]:
     """Certify every release; writes private/certificates.jsonl (a line an image) and check.json, and each manifest's summary."""
-    readers = [load_named(job.config, name) for name in job.config.readers if name != job.authorized.name]
+    readers = [reader for reader in job.readers() if reader.name != job.authorized.name]
     readers = [reader for reader in readers if bounds.same_patches(reader.first_layer, job.space)]
     _check_signed(job)
     lines: list[str] = []

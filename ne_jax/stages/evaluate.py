@@ -21,7 +21,7 @@ from ne_jax.recoding.guided import GUIDED, Guide
 from ne_jax.recoding.subspace_noise import isotropic, noise_for
 from ne_jax.release import formats
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import Pairs, pairs
 
 RESULTS = "results.jsonl"
@@ -60,8 +60,12 @@ def record(
 
 def run(job: Job) -> list[Result]:
     """Evaluate every reader on every release; writes results.jsonl and curve.jsonl, returns the records of the former."""
-    readers = [load_named(job.config, name) for name in job.config.readers]
+    readers = list(job.readers())
     warn_of_labels(job, readers)
+    if {reader.name for reader in readers} <= {model.name for model in (job.authorized, *job.also)}:
+        logging.warning(
+            "readers: nobody but whom the release is for; name models that should not read it, to see whether they do"
+        )
     records: list[Result] = []
     clean: dict[tuple[str, int], Answers] = {}
     for name in job.config.release.formats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from ne_jax.release import manifest, signature, writing
 from ne_jax.release.formats import write_index
 from ne_jax.stages import released
 from ne_jax.stages.job import Job
+from ne_jax.stages.versions import versions
 
 LIMITS = (
     "No encryption and no privacy: people may still see what an image shows.",
@@ -141,5 +141,5 @@ def _facts(job: Job, release_format: str, totals: _Totals, near: int) -> manifes
         left_unchanged=totals.left_unchanged,
         edge_share=totals.edge_share,
         best_linear_white_box_reconstruction_db=_leak(job, design),
-        versions={name: importlib.metadata.version(name) for name in ("ne_jax", "jax", "pillow", "numpy")},
+        versions=versions("ne_jax", "jax", "pillow", "numpy"),
     )

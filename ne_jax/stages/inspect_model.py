@@ -18,7 +18,7 @@ from ne_jax.recoding.designs import DESIGNS
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
 from ne_jax.stages.evaluate import control
-from ne_jax.stages.job import Job, load_named
+from ne_jax.stages.job import Job
 from ne_jax.stages.look_ahead import FEW
 
 INSPECTION = "inspect.json"
@@ -87,7 +87,7 @@ def run(job: Job) -> Inspection:
     sample = job.sample_pixels()
     clean = sample[: FEW if cost(job) else None]
     floor = leak_floor(job.space, np.asarray(to_float(sample)))
-    readers = [load_named(job.config, name) for name in job.config.readers]
+    readers = list(job.readers())
     sigma = np.asarray(job.spectrum.singular_values, np.float64)
     null = int(np.sum(sigma <= np.prod(job.space.window) * np.finfo(np.float32).eps * sigma[0]))
     places = np.unique(np.linspace(0, len(sigma) - 1, _DRAWN).astype(int))

@@ -6,9 +6,8 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,6 @@ import scipy.linalg.cython_lapack  # noqa: F401  # the LAPACK that jaxlib calls:
 from threadpoolctl import threadpool_limits
 
 from ne_jax import config as configs
-from ne_jax import files
 from ne_jax.core.first_layer import FirstLayer, together
 from ne_jax.core.pixels import to_float
 from ne_jax.core.polyphase import PolyphaseSpectrum
@@ -34,12 +32,12 @@ from ne_jax.recoding.design import Context, Design, Recipe
 from ne_jax.recoding.designs import choose
 from ne_jax.release import ledger, owner_files, signature
 from ne_jax.release.formats import FORMATS
-from ne_jax.stages import multihost
+from ne_jax.stages import claim, multihost
 
 
 class Job(NamedTuple):
     """A run: where it happens, for whom, on what. also: models authorized beside the first. surrogates: models that the design
-    leads away. feature_norm: median norm(T (x - mean)) of a few images.
+    leads away. readers: gives those of the config, loaded once. feature_norm: median norm(T (x - mean)) of a few images.
 
     source: under the names that are released. lock: held while the job is.
     """
@@ -49,6 +47,7 @@ class Job(NamedTuple):
     authorized: Model
     also: tuple[Model, ...]
     surrogates: tuple[Model, ...]
+    readers: Callable[[], tuple[Model, ...]]
     source: sources.Source
     spectrum: Spectrum | PolyphaseSpectrum
     space: Subspace
@@ -159,6 +158,7 @@ def load_named(config: configs.Config, name: str) -> Model:
             entry.checkpoint,
             label=name,
             image_size=entry.image_size,
+            weights=entry.weights,
             preprocess=None if entry.preprocess is None else from_fields(entry.preprocess),
             cache=config.cache or None,
         )
@@ -166,16 +166,21 @@ def load_named(config: configs.Config, name: str) -> Model:
 
 
 def open_job(config: configs.Config, workdir: pathlib.Path) -> Job:
-    """Claim the workdir for the config, load the authorized model and choose the subspace. Close the job's lock to let
-    another run in; where this raises, it is closed."""
+    """Open everything that the config names, choose the subspace, and then claim the workdir: a mistake costs neither an image nor the
+    workdir. Close the job's lock to let another run in; where this raises, it is closed."""
     _check_key(config, workdir)
     with contextlib.ExitStack() as held:
-        lock = held.enter_context(_lock(config, workdir))
-        _claim(config, workdir)
-        source = _open_source(config, workdir)
-        model, *also = (load_named(config, name) for name in (config.authorized, *config.also_authorized))
+        lock = held.enter_context(claim.lock(config, workdir))
+        known = claim.is_known(config, workdir)
+        _agree_on_secret(config, workdir)
+        source, former = _open_source(config, workdir)
+        load = functools.cache(functools.partial(load_named, config))
+        model, *also = map(load, (config.authorized, *config.also_authorized))
         needed = any(_design(config, name).needs_surrogates for name in config.release.formats)
-        surrogates = tuple(load_named(config, name) for name in (config.recode.surrogates if needed else ()))
+        surrogates = tuple(map(load, config.recode.surrogates if needed else ()))
+        readers = functools.cache(lambda: tuple(map(load, dict.fromkeys(config.readers))))
+        if not known and multihost.first():
+            readers()
         if multihost.several():
             for each in (model, *also, *surrogates):
                 multihost.agree(f"checkpoint of {each.name}", bytes.fromhex(each.sha256))
@@ -187,8 +192,22 @@ def open_job(config: configs.Config, workdir: pathlib.Path) -> Job:
         norm = float(np.median(np.linalg.norm(responses, axis=-1)))
         rule = config.subspace
         space = low_sensitivity(values, rule.rule, rule.value, psnr_db=config.recode.psnr_db, feature_norm=norm)
+        if multihost.first():
+            claim.claim(config, workdir)
+            owner_files.keep_names(workdir / "private", source.names, former)
+        multihost.wait_for_first("config and names")
         held.pop_all()
-    return Job(config, workdir, model, tuple(also), surrogates, source, values, space, norm, lock)
+    return Job(config, workdir, model, tuple(also), surrogates, readers, source, values, space, norm, lock)
+
+
+def _agree_on_secret(config: configs.Config, workdir: pathlib.Path) -> None:
+    """Make the secret where there is none. Raises UserError if the processes of a run differ in it, or in their config."""
+    if multihost.first():
+        _secret(config, workdir)
+    multihost.wait_for_first("secret")
+    if multihost.several():
+        multihost.agree("config", _digest(configs.leaves(config)))
+        multihost.agree("secret", _digest(_secret(config, workdir).hex()))
 
 
 def _check_key(config: configs.Config, workdir: pathlib.Path) -> None:
@@ -196,7 +215,7 @@ def _check_key(config: configs.Config, workdir: pathlib.Path) -> None:
     path = config.release.signing_key
     if path:
         signature.load_private_key(path)
-        if _real(pathlib.Path(path).expanduser()).is_relative_to(_real(workdir / "releases")):
+        if pathlib.Path(path).resolve().is_relative_to((workdir / "releases").resolve()):
             raise UserError(f"release.signing_key {path}: lies among the files to be released; keep it elsewhere")
 
 
@@ -210,54 +229,18 @@ def _layer(model: Model, also: Sequence[Model]) -> FirstLayer:
     return together([each.first_layer for each in (model, *also)], model.preprocess.image_shape)
 
 
-def _lock(config: configs.Config, workdir: pathlib.Path) -> multihost.Lock:
-    """Lock the workdir; refuse one that another run is in, or that is among the images."""
-    images = config.data.path
-    if config.data.kind == "folder" and images and _real(workdir).is_relative_to(_real(images)):
-        raise UserError(
-            f"workdir {workdir} lies in data.path {images}, so its files would pass for images; give another"
-        )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        return multihost.lock(workdir)
-    except OSError as error:
-        raise UserError(f"workdir {workdir}: cannot write ({error.strerror}); give another --workdir") from error
-
-
-def _claim(config: configs.Config, workdir: pathlib.Path) -> None:
-    """Write the config into a new workdir; refuse one that was made with another."""
-    path, flat = workdir / "config.json", configs.leaves(config)
-    if path.is_file():
-        difference = configs.first_difference(json.loads(path.read_text()), config)
-        if difference:
-            raise UserError(f"workdir {workdir} was made with another config ({difference}); give another --workdir")
-    if multihost.first():
-        files.write_json(path, flat)
-        _secret(config, workdir)
-    multihost.wait_for_first("config and secret")
-    if multihost.several():
-        multihost.agree("config", _digest(flat))
-        multihost.agree("secret", _digest(_secret(config, workdir).hex()))
-
-
-def _real(path: pathlib.Path | str) -> pathlib.Path:
-    return pathlib.Path(os.path.realpath(path))
-
-
 def _digest(value: Any) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
 
 
-def _open_source(config: configs.Config, workdir: pathlib.Path) -> sources.Source:
-    """The source under the names that are released; refused if it is not the one that the workdir was made with."""
+def _open_source(config: configs.Config, workdir: pathlib.Path) -> tuple[sources.Source, Sequence[str]]:
+    """The source under the names that are released, and the names that it has itself."""
     rules = config.data
     limits = {"max_megapixels": rules.max_megapixels, "follow_links": rules.follow_links}
     source = sources.open_source(rules.kind, rules.path, rules.split, rules.limit, **limits)
     former = source.names
     if config.release.opaque_names:
         source, former = owner_files.opaque(source, _secret(config, workdir))
-    if multihost.first():
-        owner_files.keep_names(workdir / "private", source.names, former)
     if multihost.several():
         multihost.agree("data source", _digest(list(former)))
-    return source
+    return source, former

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import pathlib
 
@@ -13,7 +14,6 @@ import safetensors.numpy
 
 from ne_jax import UserError
 from ne_jax.files import sha256
-from ne_jax.models.porting import tensor_files
 from ne_jax.models.porting.tensor_files import beside, open_tensors
 from tests.oracles import torch
 
@@ -285,7 +285,7 @@ def test_a_reader_that_is_not_installed_is_told(tmp_path, monkeypatch):
         raise ModuleNotFoundError(name)
 
     path = write_torch(tmp_path)
-    monkeypatch.setattr(tensor_files.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     told(path, "reading it needs torch; pip install torch")
 
 

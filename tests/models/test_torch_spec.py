@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from ne_jax import load_model
 from ne_jax.errors import UserError
@@ -86,3 +87,60 @@ def test_a_config_can_name_them(stem, tmp_path):
         with pytest.raises(UserError, match=part) as caught:
             load(name)
         assert "\n" not in str(caught.value)
+
+
+class Places(torch.nn.Module):
+    """A network whose parts all lie in one called `model`, with a table of whole numbers that it looks places up in."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Stem()
+        self.model.register_buffer("table", torch.arange(4))
+
+    def forward(self, images):
+        return self.model(images)
+
+
+def places() -> torch.nn.Module:
+    return Places()
+
+
+def test_a_name_that_wraps_others_may_be_the_network_s_own(tmp_path, pixels):  # noqa: F811
+    """A file with and without "model." in front of all names fills a network that has it; whole numbers stay what they are."""
+    module, spec = randomise(Places(), 4), "torch:tests.models.test_torch_spec:places"
+    truth = module(normalised(pixels)).detach().numpy()
+    state = module.state_dict()
+    weight = next(name for name in state if name.endswith(".weight"))
+    for names in (state, {name.removeprefix("model."): tensor for name, tensor in state.items()}):
+        safetensors.torch.save_file(names, tmp_path / "places.safetensors")
+        model = load_model(spec, tmp_path / "places.safetensors", preprocess=RULES)
+        np.testing.assert_allclose(model.apply(pixels), truth, atol=1e-4 * truth.std())
+    for name, kind, part in (
+        ("model.table", torch.float32, "1 no whole numbers: table"),
+        (weight, torch.int32, f"{weight.removeprefix('model.')} is of I32, and weights are floating point"),
+    ):
+        safetensors.torch.save_file(state | {name: state[name].to(kind)}, tmp_path / "places.safetensors")
+        with pytest.raises(UserError, match=part):
+            load_model(spec, tmp_path / "places.safetensors", preprocess=RULES)
+
+
+def test_one_of_several_state_dicts_is_chosen_by_a_config(stem, tmp_path, pixels):  # noqa: F811
+    """models.NAME.weights; without it the file is refused, and what has but one set of weights, or no image_size, says so."""
+    from ne_jax.config.schema import Config
+    from ne_jax.stages.job import load_named
+
+    module, rules = stem[0], {"size": 32, "mean": list(RULES.mean), "std": list(RULES.std)}
+    averaged = {name: tensor * 2 for name, tensor in module.state_dict().items()}
+    torch.save({"state_dict": module.state_dict(), "state_dict_ema": averaged}, tmp_path / "both.pth")
+    entry = {"architecture": NAME, "checkpoint": str(tmp_path / "both.pth"), "preprocess": rules}
+    kernels = [
+        load_named(Config(models={"mine": entry | {"weights": name}}), "mine").first_layer.kernel
+        for name in ("state_dict", "state_dict_ema")
+    ]
+    np.testing.assert_allclose(kernels[1], 2 * kernels[0])
+    with pytest.raises(UserError, match="holds 2 state dicts; choose by weights = "):
+        load_named(Config(models={"mine": entry}), "mine")
+    with pytest.raises(UserError, match="a graph holds one set of weights; leave weights out"):
+        load_model("onnx:", stem[2], preprocess=RULES, weights="ema")
+    with pytest.raises(UserError, match="image_size is for networks of this package; give preprocess with its size"):
+        load_model("onnx:", stem[2], preprocess=RULES, image_size=64)

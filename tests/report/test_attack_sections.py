@@ -76,3 +76,48 @@ def test_a_terminal_is_told_too():
     assert attack_sections.text([]) == 'attack.suite is "none": nothing attacked'
     first, last = attack_sections.text([ATTACKED]).splitlines()
     assert first == f"png8:{attack_sections.headline([ATTACKED], 'png8')}" and last.startswith("Check of the attacks:")
+
+
+# A relative of the authorized model: it reads the files as they are, and a little noise makes that a recovery of 200 %.
+RELATIVE = attacked(0.859, reader="vit_a_tuned", value_ne=0.852, value_clean=0.8555, recovery=2.0)
+
+
+def test_who_lost_nothing_is_no_attack_s_success():
+    """Though all attacks harm the others, the headline names one of these, and says who was left out; so does the table, and the
+    attack's picture and the line of robustness are not theirs either."""
+    harmed = attacked(0.2, value_ne=0.25)
+    rows = [RELATIVE, harmed]
+    assert attack_sections.worst(rows, "png8", (1, 2)) is harmed
+    left = "Left out: 1 reader (vit_a_tuned) that lost less than 10% of what they read of clean images."
+    assert attack_sections.headline(rows, "png8") == (
+        f" Attacked: best blind attack 20.0% (vit_b, {BY_NAME['jpeg'].title}). {left}"
+    )
+    text = page.render("attacks", attack_sections.section(rows, [], [], False))
+    assert "85.9%" not in text and "200%" not in text and left in text
+    own = attacked(0.8, reader="vit_a", value_ne=0.85)
+    table = page.render("robustness", attack_sections.robustness([own, *rows]))
+    assert "vit_b" in table and "vit_a_tuned" not in table
+
+
+def test_where_nobody_lost_anything_no_attack_is_the_best():
+    """It is said, for one reader and for several, instead of a figure; and where no other reader was asked, too."""
+    other = attacked(0.9, reader="vit_b", value_ne=0.9, value_clean=0.9)
+    told = attack_sections.headline([RELATIVE, other], "png8")
+    assert (
+        told == " Left out: 2 readers (vit_a_tuned, vit_b) that lost less than 10% of what they read of clean images."
+    )
+    text = page.render("attacks", attack_sections.section([RELATIVE, other], [], [], False))
+    assert (
+        "no reader but the authorized model lost anything that an attack could give back" in text
+        and "| tier" not in text
+    )
+    alone = attacked(0.9, reader="vit_a", value_ne=0.9)
+    assert attack_sections.headline([alone], "png8") == ""
+    assert "no reader but the authorized" in page.render("attacks", attack_sections.section([alone], [], [], False))
+
+
+def test_a_tenth_is_the_line():
+    """Of what a reader reads of clean images."""
+    for as_is, counts in ((0.71, False), (0.67, True), (0.0, True), (0.9, False)):
+        row = attacked(0.5, value_ne=as_is, value_clean=0.75)
+        assert (attack_sections.worst([row], "png8", (1,)) is row) == counts

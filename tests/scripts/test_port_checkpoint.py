@@ -56,6 +56,7 @@ def test_what_it_writes_is_the_same_model(ported):
     [
         (["--model=efficientnet_lite1", f"--source={LITE0}"], "the file fits efficientnet_lite0"),
         (["--model=resnet50", "--source=/no/such.pth"], "no such file"),
+        (["--model=efficientnet_lite0", f"--source={LITE0}", "--weights=ema"], "holds one state dict and no ema"),
         (["--model=resnet5", f"--source={LITE0}"], "did you mean resnet50?"),
         (["--model=dinov2_s14", f"--source={DINOV2}", "--image_size=225"], "a multiple of 14"),
         (["--model=vit_a", f"--source={LITE0}", "more"], "unexpected argument more"),

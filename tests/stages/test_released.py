@@ -49,7 +49,7 @@ def test_who_accepts_the_risk_may_go_on_in_the_same_workdir(tmp_path, caplog):
     assert manifest.read_manifest(job.release_dir("png8")).released_again == 7
     (told,) = [record.getMessage() for record in caplog.records if "another artefact" in record.getMessage()]
     assert told.startswith("7 of 10 images were released in another artefact too")
-    assert sections._headline(job, NOTHING)["marks"] == [told]
+    assert sections._headline("vit_a", {}, NOTHING, released.risks_of(job))["marks"] == [told]
 
 
 def test_formats_of_two_number_types_are_one_image_released_twice(tmp_path):
@@ -104,4 +104,6 @@ def test_near_copies_are_counted_and_told(tmp_path, caplog):
     rows = [json.loads(line) for line in (job.private_dir / released.NEAR_COPIES).read_text().splitlines()]
     assert sorted(rows) == [["first", "second"], ["first again", "second"]]
     (told,) = [record.getMessage() for record in caplog.records if "nearly the same picture" in record.getMessage()]
-    assert told.startswith("3 of 4 images") and sections._headline(job, NOTHING)["marks"] == [told]
+    assert told.startswith("3 of 4 images") and sections._headline("vit_a", {}, NOTHING, released.risks_of(job))[
+        "marks"
+    ] == [told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -51,24 +52,33 @@ def linear_corners(old: int, new: int) -> Weights:
     return np.maximum(0, 1 - np.abs(np.linspace(0, old - 1, new)[:, None] - np.arange(old)))
 
 
-def fit(method: Callable[[int, int], Weights], prefix: int = 1, stored_prefix: int | None = None) -> Callable:
+@dataclasses.dataclass(frozen=True)
+class Fit:
     """A `checkpoints.Source.fit` for embeddings (1, prefix + grid * grid, width).
 
-    prefix: tokens before the patches. stored_prefix: how many of them the file has embeddings for; missing ones get zeros.
+    method: how one axis is resized. prefix: tokens before the patches. stored: how many of them the file has embeddings for; missing
+    ones get zeros.
     """
-    stored = prefix if stored_prefix is None else stored_prefix
 
-    def resized(tensor: np.ndarray, leaf_shape: tuple[int, ...]) -> np.ndarray | None:
+    method: Callable[[int, int], Weights]
+    prefix: int
+    stored: int
+
+    def __call__(self, tensor: np.ndarray, leaf_shape: tuple[int, ...]) -> np.ndarray | None:
+        """The embeddings at the leaf's size; None for what is no square grid of its width."""
         if tensor.ndim != 3 or tensor.shape[::2] != leaf_shape[::2]:
             return None
-        old, new = math.isqrt(max(tensor.shape[1] - stored, 0)), math.isqrt(leaf_shape[1] - prefix)
-        if old**2 != tensor.shape[1] - stored or old < 2:
+        old, new = math.isqrt(max(tensor.shape[1] - self.stored, 0)), math.isqrt(leaf_shape[1] - self.prefix)
+        if old**2 != tensor.shape[1] - self.stored or old < 2:
             return None
-        tokens = np.zeros((1, prefix, leaf_shape[2]), tensor.dtype)
-        tokens[:, :stored] = tensor[:, :stored]
-        grid = tensor[0, stored:].reshape(old, old, -1)
-        weights = np.eye(old) if old == new else method(old, new)
+        tokens = np.zeros((1, self.prefix, leaf_shape[2]), tensor.dtype)
+        tokens[:, : self.stored] = tensor[:, : self.stored]
+        grid = tensor[0, self.stored :].reshape(old, old, -1)
+        weights = np.eye(old) if old == new else self.method(old, new)
         grid = np.einsum("ia,jb,abw->ijw", weights, weights, grid, optimize=True)
         return np.concatenate([tokens, grid.reshape(1, -1, leaf_shape[2]).astype(tensor.dtype)], axis=1)
 
-    return resized
+
+def fit(method: Callable[[int, int], Weights], prefix: int = 1, stored_prefix: int | None = None) -> Fit:
+    """`Fit`, by default for a file with embeddings for every token before the patches."""
+    return Fit(method, prefix, prefix if stored_prefix is None else stored_prefix)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ne_jax.data.preprocess import Preprocess
 from ne_jax.errors import UserError
-from ne_jax.files import sha256_of
+from ne_jax.files import line, sha256_of
 from ne_jax.models.foreign.adapted_model import Adapted, needed, normalise, pooled
 from ne_jax.models.foreign.onnx_entrance import (
     GraphImage,
@@ -27,6 +27,7 @@ from ne_jax.models.foreign.onnx_entrance import (
     normalisation,
     trail_of,
 )
+from ne_jax.models.porting.onnx_weights import faults, read_graph
 
 _NO_LOGITS = ("pooler_output", "image_embeds")  # what transformers calls features of two axes
 
@@ -48,8 +49,23 @@ def from_onnx(path: str | os.PathLike, *, preprocess: Preprocess | None = None) 
     convolution, or `preprocess` is needed or does not fit.
     """
     onnx, path = needed("onnx"), pathlib.Path(path)
-    model, files = _read(onnx, path)
-    graph, label = model.graph, f"model {path}"
+    label = f"model {path}"
+    if not path.is_file():
+        raise UserError(f"{label}: no such file")
+    model, files = read_graph(onnx, path, label)
+    try:
+        return _adapted(onnx, model, files, preprocess, label)
+    except UserError:
+        raise
+    except faults(onnx) as error:  # a graph can be damaged in more ways than its reader looks for
+        raise UserError(f"{label}: not a whole ONNX file ({line(error)}); fetch or export it again") from error
+
+
+def _adapted(
+    onnx: types.ModuleType, model: Any, files: list[pathlib.Path], preprocess: Preprocess | None, label: str
+) -> Adapted:
+    """The network in a graph. files: the graph's own, and those of its weights."""
+    path, graph = files[0], model.graph
     trail = trail_of(graph, label)
     image = image_of(onnx, graph, trail, preprocess, label)
     constants = _constants(onnx, graph, {name for operands, _ in trail for name in operands}, path)
@@ -70,24 +86,6 @@ def from_onnx(path: str | os.PathLike, *, preprocess: Preprocess | None = None) 
     return Adapted(
         kernel, strides, padding, preprocess.mean, preprocess.std, preprocess, num_classes, forward, sha256_of(files)
     )
-
-
-def _read(onnx: types.ModuleType, path: pathlib.Path) -> tuple[Any, list[pathlib.Path]]:
-    """The graph, with large tensors left outside where they are, and the files that make it up."""
-    from google.protobuf.message import DecodeError
-
-    if not path.is_file():
-        raise UserError(f"model {path}: no such file")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise UserError(f"model {path}: not a whole ONNX file ({error}); fetch or export it again") from error
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    outside = [path.parent / name for name in sorted({entry.value for entry in entries if entry.key == "location"})]
-    for file in outside:
-        if not file.is_file():
-            raise UserError(f"model {path}: its weights are in {file}, which does not exist; put it there")
-    return model, [path, *outside]
 
 
 def _constants(onnx: types.ModuleType, graph: Any, names: set[str], path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -121,10 +119,10 @@ def _head(graph: Any, output: str) -> tuple[str, str]:
 def _told(label: str) -> Iterator[None]:
     """onnxruntime's errors as UserErrors. They have no base class of their own."""
     state = needed("onnxruntime.capi.onnxruntime_pybind11_state")
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    kinds = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     try:
         yield
-    except tuple(getattr(state, name) for name in (*names, "RuntimeException")) as error:
+    except kinds as error:
         raise UserError(f"{label}: onnxruntime cannot run it ({' '.join(str(error).split())[:300]})") from error
 
 

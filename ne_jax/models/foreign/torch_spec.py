@@ -11,16 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ne_jax.data.preprocess import Preprocess, from_hugging_face, from_timm
+from ne_jax.data.local_path import expanded
+from ne_jax.data.preprocess import Preprocess, from_timm
+from ne_jax.data.publishers_rules import from_files
 from ne_jax.errors import UserError
 from ne_jax.models.foreign.adapted_model import Adapted, needed
 from ne_jax.models.foreign.from_torch import from_torch
-from ne_jax.models.porting.tensor_files import TensorFile, beside, open_tensors
+from ne_jax.models.porting.tensor_file import TensorFile, wrapping
+from ne_jax.models.porting.tensor_files import beside, open_tensors
 
 _BOOKKEEPING = "num_batches_tracked"  # BatchNorm's step counter, no part of the function
 
 
-def open_torch(spec: str, checkpoint: str | os.PathLike | None = None, preprocess: Preprocess | None = None) -> Adapted:
+def open_torch(
+    spec: str,
+    checkpoint: str | os.PathLike | None = None,
+    preprocess: Preprocess | None = None,
+    weights: str | None = None,
+) -> Adapted:
     """A PyTorch model by name, as a config file gives it; see `from_torch`. Nothing is downloaded.
 
     "timm/NAME": timm's architecture NAME with `checkpoint`; as many classes as its classifier has.
@@ -29,32 +37,35 @@ def open_torch(spec: str, checkpoint: str | os.PathLike | None = None, preproces
     checkpoint: a file that `tensor_files.open_tensors` opens; every tensor must fit and none be left over.
     preprocess: what the model wants done to an image, when timm's data configuration, or FOLDER/preprocessor_config.json,
         is not to be used.
+    weights: which state dict of the checkpoint, where that holds several.
     Raises UserError for any other form, an unknown name, a checkpoint that is absent or does not fit (it names which
     tensors), or no preprocessing.
     """
     kind, _, name = spec.partition("/")
     if kind == "timm" and name:
-        return _open_timm(name, checkpoint, preprocess)
+        return _open_timm(name, checkpoint, preprocess, weights)
     if kind == "transformers" and name:
-        if checkpoint is not None:
-            raise UserError(f'model "{spec}": its weights are in the folder; give no checkpoint')
-        return _open_transformers(pathlib.Path(name), preprocess)
+        if checkpoint is not None or weights is not None:
+            raise UserError(f'model "{spec}": its weights are in the folder; give neither checkpoint nor weights')
+        return _open_transformers(pathlib.Path(expanded(name, "model transformers/")), preprocess)
     module_name, _, function = spec.partition(":")
     if not function or "/" in spec:
         raise UserError(
             f'model "{spec}" is unknown; give "timm/NAME", "transformers/FOLDER" or "package.module:function"'
         )
-    return _open_function(module_name, function, checkpoint, preprocess)
+    return _open_function(module_name, function, checkpoint, preprocess, weights)
 
 
-def _open_timm(name: str, checkpoint: str | os.PathLike | None, preprocess: Preprocess | None) -> Adapted:
+def _open_timm(
+    name: str, checkpoint: str | os.PathLike | None, preprocess: Preprocess | None, weights: str | None
+) -> Adapted:
     timm = needed("timm")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=1)
         raise UserError(f'timm has no model "{name}"' + (f"; did you mean {near[0]}?" if near else ""))
     if checkpoint is None:
         raise UserError(f'model "timm/{name}" needs a checkpoint: a .safetensors or .pth file in timm\'s names')
-    opened = open_tensors(checkpoint)
+    opened = open_tensors(checkpoint, weights)
     known = timm.get_pretrained_cfg(name)
     weight = f"{known.classifier}.weight" if known else None
     classes = (
@@ -74,10 +85,9 @@ def _open_transformers(folder: pathlib.Path, preprocess: Preprocess | None) -> A
         raise UserError(f"{label}: the folder has no config.json; save_pretrained makes one")
     weights = open_tensors(folder)
     if preprocess is None:
-        rules = beside(folder).get("preprocessor_config.json")
-        if rules is None:
+        preprocess = from_files(beside(folder))
+        if preprocess is None:
             raise UserError(f"{label}: the folder has no preprocessor_config.json; add it or give preprocess")
-        preprocess = from_hugging_face(rules)
     try:
         # trust_remote_code: code that lies in the folder is not run, and nobody is asked whether it may.
         module, report = transformers.AutoModelForImageClassification.from_pretrained(
@@ -92,7 +102,11 @@ def _open_transformers(folder: pathlib.Path, preprocess: Preprocess | None) -> A
 
 
 def _open_function(
-    module_name: str, function: str, checkpoint: str | os.PathLike | None, preprocess: Preprocess | None
+    module_name: str,
+    function: str,
+    checkpoint: str | os.PathLike | None,
+    preprocess: Preprocess | None,
+    weights: str | None,
 ) -> Adapted:
     spec = f"{module_name}:{function}"
     torch = needed("torch")
@@ -107,7 +121,7 @@ def _open_function(
         raise UserError(f'model "{spec}" returns a {type(module).__name__}; it must return a torch.nn.Module')
     if checkpoint is None:
         return from_torch(module, None, preprocess=preprocess)
-    opened = open_tensors(checkpoint)
+    opened = open_tensors(checkpoint, weights)
     _fill(module, opened, f"checkpoint {checkpoint} for {spec}")
     return from_torch(module, None, preprocess=preprocess, sha256=opened.sha256())
 
@@ -115,15 +129,21 @@ def _open_function(
 def _fill(module: Any, opened: TensorFile, label: str) -> None:
     """Load every tensor of a checkpoint into `module`. Raises UserError that names what does not fit."""
     torch = needed("torch")
-    wanted = {name: tuple(leaf.shape) for name, leaf in module.state_dict().items() if not name.endswith(_BOOKKEEPING)}
+    leaves = {name: leaf for name, leaf in module.state_dict().items() if not name.endswith(_BOOKKEEPING)}
+    prefix = wrapping(leaves)  # a network of one part called "model", say, whose file has lost that name
+    leaves = {name.removeprefix(prefix): leaf for name, leaf in leaves.items()}
+    wanted = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     given = {name: shape for name, shape in opened.shapes.items() if not name.endswith(_BOOKKEEPING)}
     both = [name for name in wanted if name in given]
     misshapen = [f"{name} is {given[name]}, not {wanted[name]}" for name in both if given[name] != wanted[name]]
     missing, surplus = ([name for name in a if name not in b] for a, b in ((wanted, given), (given, wanted)))
     _refuse({"missing": missing, "surplus": surplus, "misshapen": misshapen}, label)
-    state = {name: torch.from_numpy(np.array(opened.read(name))) for name in both}
+    counts = {name for name in both if not leaves[name].is_floating_point()}  # buffers such as a table of places
+    read = {name: opened.read(name, integers=name in counts) for name in both}
+    _refuse({"no whole numbers": [name for name in counts if read[name].dtype.kind == "f"]}, label)
+    state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in read.items()}
     _refuse({"NaN or infinite": [name for name, value in state.items() if not value.isfinite().all()]}, label)
-    module.load_state_dict(state, strict=False)
+    module.load_state_dict({prefix + name: tensor for name, tensor in state.items()}, strict=False)
 
 
 def _refuse(faults: Mapping[str, Any], label: str) -> None:
