@@ -233,12 +233,7 @@ class AttackConfig:
         least=1,
     )
     public: int = leaf(128, "Clean images of the same source that the attacker has.", unit="images", least=1)
-    other: str = leaf(
-        "",
-        "Folder of another release of the same pictures, if there is one, which attackers would have too.",
-        unit="a path",
-        path=True,
-    )
+    other: str = leaf("", "Folder of another release of the same pictures.", unit="a path", path=True)
     external: str = leaf(
         "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path", path=True
     )

@@ -50,5 +50,5 @@ def test_a_headline_without_other_readers_says_so():
         ([RESULT], "Accuracy of other readers of the same files: vit_b 25.0%."),
     ):
         found = nothing._replace(records=records)
-        values = sections._headline("vit_a", {"png8": DESIGNS["boxed"]}, found)
+        values = sections._headline("vit_a", {"png8": DESIGNS["boxed"]}, found, [])
         assert page.render("headline", values).endswith(expected)
