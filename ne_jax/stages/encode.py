@@ -30,7 +30,7 @@ from ne_jax.files import finite, read_json, write_json
 from ne_jax.recoding.design import Design
 from ne_jax.recoding.encode_batch import Encoded, encode_batch, encode_calls
 from ne_jax.recoding.noise_keys import noise_keys
-from ne_jax.recoding.subspace_noise import isotropic
+from ne_jax.recoding.subspace_noise import white_noise
 from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
 from ne_jax.release.writing import estimate, free_bytes, to_stored, write_shard
@@ -113,7 +113,7 @@ def _look_ahead(job: Job, formats: list[str]) -> None:
 def _white_noise(job: Job, release_format: str, keys: Key[Array, " n"], clean: np.ndarray) -> np.ndarray:
     """Stored images that take about as many bytes as NEs of the strength asked, where these take many passes of networks each."""
     box = FORMATS[release_format].dtype == np.uint8
-    noisy = jax.vmap(lambda key, image: isotropic(key, image, job.config.recode.psnr_db, box=box))(
+    noisy = jax.vmap(lambda key, image: white_noise(key, image, job.config.recode.psnr_db, box=box))(
         keys, to_float(clean)
     )
     return to_stored(np.asarray(noisy), release_format)
