@@ -33,7 +33,7 @@ from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.recoding.subspace_noise import white_noise
 from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
-from ne_jax.release.writing import estimate, free_bytes, to_stored, write_shard
+from ne_jax.release.writing import check_finite, estimate, free_bytes, to_stored, write_shard
 from ne_jax.stages import multihost
 from ne_jax.stages.cost import cost
 from ne_jax.stages.finish_release import ShardRecord, publish
@@ -97,6 +97,7 @@ def _look_ahead(job: Job, formats: list[str]) -> None:
     for name in formats:
         design = job.design(name)
         stored = (_white_noise if design.runs_networks else recode_job)(job, name, keys, clean)
+        check_finite(stored, name)
         if "fit" in design.settings and not job.config.recode.fit:
             _check_reach(job, realised_psnr_db(clean, stored))
         size = estimate(name, shape, len(job.source.names), stored)
@@ -194,6 +195,7 @@ def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
     for name in shard.formats:
         kind = _kind(job, name)
         images = shard.images.get(kind, np.empty((0, *shape), kind[1]))[:count]
+        check_finite(images, name)
         metadata = shard.metadata if job.config.release.keep_metadata else None
         files = write_shard(
             job.release_dir(name), name, shard.number, job.num_shards, shard.names, images, metadata, pool
