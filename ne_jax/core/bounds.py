@@ -90,11 +90,14 @@ class _Ready(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _certify(sharding: NamedSharding | None, layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
+    # As arrays, also where they are constants, which XLA would round in its own way: the bits are the same inside jit and outside.
+    layer, space = jax.lax.optimization_barrier((layer, space))
     border = ExactLayer.of(unpadded(layer)) if isinstance(space, FourierSubspace) else None
     ready = _Ready(layer, space, ExactLayer.of(layer), splitter(layer, space), border)
     return over_rows(_of_image, sharding, (images, recoded), ready)
 
 
+@jax.custom_jvp
 def _of_image(pair: tuple[Image, Image], ready: _Ready) -> Certificate:
     image, split = poisoned(pair[0]), ready.splitter
     delta = pair[1] - image
@@ -118,6 +121,25 @@ def _of_image(pair: tuple[Image, Image], ready: _Ready) -> Certificate:
     relative = gap / jnp.maximum(jnp.linalg.norm(ready.layer.response(image)), 1e-30)
     holds = jnp.isfinite(bound) & (gap <= bound)
     return Certificate(psnr_db(delta), jnp.linalg.norm(delta), gap, bound, holds, *terms, expected, relative)
+
+
+@_of_image.defjvp
+def _derivatives(primals, tangents):
+    # Digits are whole numbers, without a derivative: it is that of the plain float32 figures.
+    return _of_image(*primals), jax.jvp(_plainly, primals, tangents)[1]
+
+
+def _plainly(pair: tuple[Image, Image], ready: _Ready) -> Certificate:
+    """The same with float32's own products, and no rounding counted."""
+    image, layer, split = poisoned(pair[0]), ready.layer, ready.splitter
+    delta = pair[1] - image
+    inside, size, gap = ready.space.project(delta), jnp.linalg.norm(delta), jnp.linalg.norm(layer.apply(delta))
+    outer = jnp.zeros(()) if ready.border is None else jnp.linalg.norm(unpadded(layer).apply(wrap_around(layer, delta)))
+    part, zero = jnp.linalg.norm(inside), jnp.zeros(())
+    terms = (split.low * part, split.largest * jnp.linalg.norm(delta - inside), zero, outer)
+    expected = jnp.sqrt(jnp.mean(ready.space.singular_values**2)) * part
+    relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
+    return Certificate(psnr_db(delta), size, gap, sum(terms), gap <= sum(terms), *terms, expected, relative)
 
 
 class Prediction(NamedTuple):

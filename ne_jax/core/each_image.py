@@ -13,9 +13,8 @@ from typing import Any
 import jax
 from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
-Leaves = tuple[Array, ...]
+Leaves = tuple[Any, ...]  # arrays, and numbers
 
 # Images at once where there are many cores for little work each. A CPU takes one, whose numbers stay in its cache.
 _AT_ONCE = 16
@@ -34,7 +33,7 @@ def image_by_image(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(64)
 def _of_leaves(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
-    def plain(*leaves: Array) -> Any:
+    def plain(*leaves: Any) -> Any:
         # What surrounds it, constants too, must not change how an image is computed.
         return function(*jax.tree.unflatten(tree, jax.lax.optimization_barrier(leaves)))
 
@@ -52,12 +51,12 @@ def _of_leaves(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     return derived
 
 
-def _chosen(leaves: Sequence[Array], batched: Sequence[bool], which: bool) -> Leaves:
+def _chosen(leaves: Sequence[Any], batched: Sequence[bool], which: bool) -> Leaves:
     return tuple(leaf for leaf, flag in zip(leaves, batched, strict=True) if flag == which)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _each(function, batched: tuple[bool, ...], sharding: NamedSharding | None, *leaves: Array) -> Any:
+def _each(function, batched: tuple[bool, ...], sharding: NamedSharding | None, *leaves: Any) -> Any:
     """`function(*leaves)` for each row of those leaves that are `batched`, stacked."""
 
     def one(row: Leaves, shared: Leaves) -> Any:

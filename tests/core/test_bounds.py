@@ -495,5 +495,14 @@ def test_wrong_scale_is_certified_nowhere(graded, space, images):
         certify(graded.layer, space, wrong, stored)
     found = jax.jit(lambda images, stored: certify(graded.layer, space, images, stored))(wrong, stored)
     assert not found.holds.any() and np.isnan(found.feature_gap).all() and np.isnan(found.bound).all()
-    gradient = jax.grad(lambda images: certify(graded.layer, space, images, stored).feature_gap.sum())(wrong)
-    assert np.isnan(gradient).all()
+    gap = jax.grad(lambda images, stored: certify(graded.layer, space, images, stored).feature_gap.sum())
+    assert np.isnan(gap(wrong, stored)).all()
+
+
+def test_the_gap_has_its_gradient(graded, space, images):
+    """d norm(T delta) / d image = -T^T T delta / norm(T delta), although the gap is measured by whole numbers."""
+    clean, stored = images[:1], images[:1] * 0.9
+    found = jax.grad(lambda images: certify(graded.layer, space, images, stored).feature_gap.sum())(clean)[0]
+    outputs = graded.layer.apply((stored - clean)[0])
+    expected = -graded.layer.adjoint(outputs, (16, 16, 3)) / jnp.linalg.norm(outputs)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(jnp.abs(expected).max()))
