@@ -123,7 +123,7 @@ def _ascended(guide: Guide, task: _Task, key: PRNGKeyArray, start: Image) -> Ima
         return (delta, momentum, kept), None
 
     still = jnp.zeros_like(task.image)
-    begin = vary_alike((start, still, still), task, guide, key)
+    begin = vary_alike((start, still, still), task.image, task.target, guide, key)
     (delta, _, _), _ = jax.lax.scan(step, begin, jnp.arange(guide.steps))
     return _settled(guide, task, delta) if guide.jpeg_quality else delta
 
@@ -156,7 +156,7 @@ def _settled(guide: Guide, task: _Task, delta: Image) -> Image:
         size, moved, momentum = _kept(guide, task, delta, momentum, _LAST_STEP)
         return (moved, momentum, jnp.where(size < least, delta, best), jnp.minimum(size, least)), None
 
-    state = vary_alike((delta, jnp.zeros_like(delta), delta, jnp.float32(jnp.inf)), task, guide)
+    state = vary_alike((delta, jnp.zeros_like(delta), delta, jnp.float32(jnp.inf)), task.image, task.target, guide)
     return jax.lax.scan(step, state, None, length=_LAST)[0][2]
 
 
