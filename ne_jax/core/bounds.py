@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int, Shaped
 
+from ne_jax.core.each_image import over_rows, placed
+from ne_jax.core.enclosure import SLACK, UNIT_ROUNDOFF, Rounded, norm_above
 from ne_jax.core.first_layer import HIGHEST, FirstLayer
-from ne_jax.core.pixels import check_pixels, is_concrete, psnr_db, to_float
-from ne_jax.core.polyphase import gains, repeats, unpadded, wrap_around
+from ne_jax.core.layer_products import ExactLayer
+from ne_jax.core.pixels import Image, check_pixels, is_concrete, poisoned, psnr_db, to_float
+from ne_jax.core.polyphase import unpadded, wrap_around
 from ne_jax.core.subspace import FourierSubspace, PatchSubspace, Subspace
-from ne_jax.core.unfold import grid
+from ne_jax.core.utility_bound import Splitter, splitter
 from ne_jax.errors import UserError
-
-_UNIT_ROUNDOFF = float(np.finfo(np.float32).eps) / 2
 
 
 class Certificate(NamedTuple):
@@ -72,69 +75,71 @@ def certify(
         raise UserError(
             f"images {images.shape} and recoded {recoded.shape} must both be of the subspace's {space.image_shape}"
         )
-    return _certify(layer, space, images, recoded)
+    return _certify(placed((images, recoded)), layer, space, images, recoded)
 
 
-class _Limits(NamedTuple):
-    """Norms of a layer: in the subspace, in all directions, of its rounding errors."""
+class _Ready(NamedTuple):
+    """What every image is measured by. border: of pixels that wrap around; None where windows are patches."""
 
-    low: Float[Array, ""]
-    largest: Float[Array, ""]
-    rounding: Float[Array, ""]
-
-
-def _patch_limits(layer: FirstLayer, space: PatchSubspace) -> _Limits:
-    matrix = layer.matrix
-    sigma_1 = jnp.linalg.norm(matrix, ord=2)
-    sigma_low = jnp.linalg.norm(jnp.matmul(matrix, space.basis, precision=HIGHEST), ord=2)
-    # A dot product of d float32 terms is off by at most lambda sqrt(d) u |a| |b|, except with probability 2 d exp(-lambda^2 / 2)
-    # (Higham and Mary, 2019, "A new approach to probabilistic rounding error analysis"); lambda = 6.
-    rounding = 6 * np.sqrt(matrix.shape[1]) * _UNIT_ROUNDOFF * jnp.linalg.norm(matrix)
-    return _Limits(sigma_low, sigma_1, rounding)
+    layer: FirstLayer
+    space: Subspace
+    exact: ExactLayer
+    splitter: Splitter
+    border: ExactLayer | None
 
 
-def _fourier_limits(layer: FirstLayer, space: FourierSubspace) -> _Limits:
-    low, largest = gains(layer, space.projectors, space.image_shape)
-    places, numbers, matrix = np.prod(grid(space.image_shape, space.strides)), space.projectors.shape[-1], layer.matrix
-    # Dot products as for patches, where a pixel is in `cover` windows. The part in V_N is off by two Fourier transforms, each by at
-    # most 8 u log2(n) (Higham, 2002, "Accuracy and Stability of Numerical Algorithms", theorem 24.2), and a product of p terms.
-    cover = np.prod([-(-side // stride) for side, stride in zip(layer.window, layer.strides, strict=False)])
-    products = 6 * np.sqrt(matrix.shape[1] * cover) * jnp.linalg.norm(matrix)
-    transforms = (16 * np.log2(places) + 6 * numbers) * largest
-    scale = np.sqrt(repeats(layer, space.image_shape))
-    rounding = _UNIT_ROUNDOFF * (products + scale * transforms)
-    return _Limits(scale * low, scale * largest, rounding)
+@functools.partial(jax.jit, static_argnums=0)
+def _certify(sharding: NamedSharding | None, layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
+    # As arrays, also where they are constants, which XLA would round in its own way: the bits are the same inside jit and outside.
+    layer, space = jax.lax.optimization_barrier((layer, space))
+    border = ExactLayer.of(unpadded(layer)) if isinstance(space, FourierSubspace) else None
+    ready = _Ready(layer, space, ExactLayer.of(layer), splitter(layer, space), border)
+    return over_rows(_of_image, sharding, (images, recoded), ready)
 
 
-def _border(
-    layer: FirstLayer, delta: Float[Array, "height width channels"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """norm(T w) and norm(w) for what wraps around, w."""
-    wrapped = wrap_around(layer, delta)
-    return jnp.linalg.norm(unpadded(layer).apply(wrapped)), jnp.linalg.norm(wrapped)
+@jax.custom_jvp
+def _of_image(pair: tuple[Image, Image], ready: _Ready) -> Certificate:
+    image, split = poisoned(pair[0]), ready.splitter
+    delta = pair[1] - image
+    seen, parts = ready.exact.apply(delta), split.split(delta)
+    border = Rounded(jnp.zeros(()), jnp.zeros(()))
+    if ready.border is not None:
+        border = ready.border.apply(wrap_around(ready.layer, delta))
+    gap = jnp.linalg.norm(seen.value)
+    # Of T delta, of the split, of the difference of two pixels, and of the norm that is compared.
+    rounding = (
+        seen.error + border.error + split.largest * parts.error
+        + UNIT_ROUNDOFF * split.anywhere * norm_above(delta) + np.float32((seen.value.size + 8) * UNIT_ROUNDOFF) * gap
+    )  # fmt: skip
+    subspace, residual, outer = split.low * parts.inside, split.largest * parts.outside, norm_above(border.value)
+    precision = SLACK * (
+        rounding + 64 * UNIT_ROUNDOFF * (subspace + residual + outer)
+    )  # of these few sums and products too
+    terms = (subspace, residual, precision, outer)
+    bound = sum(terms)
+    expected = jnp.sqrt(jnp.mean(ready.space.singular_values**2)) * parts.inside
+    relative = gap / jnp.maximum(jnp.linalg.norm(ready.layer.response(image)), 1e-30)
+    holds = jnp.isfinite(bound) & (gap <= bound)
+    return Certificate(psnr_db(delta), jnp.linalg.norm(delta), gap, bound, holds, *terms, expected, relative)
 
 
-@jax.jit
-def _certify(layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
-    overlapping = isinstance(space, FourierSubspace)
-    limits = _fourier_limits(layer, space) if overlapping else _patch_limits(layer, space)
+@_of_image.defjvp
+def _derivatives(primals, tangents):
+    # Digits are whole numbers, without a derivative: it is that of the plain float32 figures.
+    return _of_image(*primals), jax.jvp(_plainly, primals, tangents)[1]
 
-    def one(image, stored) -> Certificate:
-        delta = stored - image
-        inside = space.project(delta)
-        size, gap = jnp.linalg.norm(delta), jnp.linalg.norm(layer.apply(delta))
-        border, outer = _border(layer, delta) if overlapping else (jnp.zeros(()), jnp.zeros(()))
-        terms = (
-            limits.low * jnp.linalg.norm(inside),
-            limits.largest * jnp.linalg.norm(delta - inside),
-            limits.rounding * (size + outer),
-            border,
-        )
-        expected = jnp.sqrt(jnp.mean(space.singular_values**2)) * jnp.linalg.norm(inside)
-        relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
-        return Certificate(psnr_db(delta), size, gap, sum(terms), gap <= sum(terms), *terms, expected, relative)
 
-    return jax.vmap(one)(images, recoded)
+def _plainly(pair: tuple[Image, Image], ready: _Ready) -> Certificate:
+    """The same with float32's own products, and no rounding counted."""
+    image, layer, split = poisoned(pair[0]), ready.layer, ready.splitter
+    delta = pair[1] - image
+    inside, size, gap = ready.space.project(delta), jnp.linalg.norm(delta), jnp.linalg.norm(layer.apply(delta))
+    outer = jnp.zeros(()) if ready.border is None else jnp.linalg.norm(unpadded(layer).apply(wrap_around(layer, delta)))
+    part, zero = jnp.linalg.norm(inside), jnp.zeros(())
+    terms = (split.low * part, split.largest * jnp.linalg.norm(delta - inside), zero, outer)
+    expected = jnp.sqrt(jnp.mean(ready.space.singular_values**2)) * part
+    relative = gap / jnp.maximum(jnp.linalg.norm(layer.response(image)), 1e-30)
+    return Certificate(psnr_db(delta), size, gap, sum(terms), gap <= sum(terms), *terms, expected, relative)
 
 
 class Prediction(NamedTuple):

@@ -26,7 +26,7 @@ class FirstLayer:
         no change to a change.
     mean, std: (C,), in pixel units; std > 0.
     A pytree: kernel, mean and std are leaves, strides and padding are static.
-    Raises UserError for a shape that does not fit, a NaN or infinite kernel, or std <= 0.
+    Raises UserError for a shape that does not fit, a NaN or infinite kernel, mean or std, or std <= 0.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class FirstLayer:
             raise UserError(f"strides are {self.strides}; give two numbers of at least 1")
         if isinstance(self.padding, str) and self.padding not in ("VALID", "SAME"):
             raise UserError(f'padding is "{self.padding}"; give "VALID", "SAME" or ((top, bottom), (left, right))')
-        if is_concrete(self.kernel, self.std):
+        if is_concrete(self.kernel, self.mean, self.std):
             if not np.isfinite(np.asarray(self.kernel)).all():  # in NumPy: nothing to compile
                 raise UserError("kernel has NaN or infinite values; the checkpoint is broken")
-            if not (np.asarray(self.std) > 0).all():
-                raise UserError(f"std is {np.asarray(self.std).tolist()}; every channel's must be above 0")
+            if not np.isfinite(np.asarray(self.mean)).all():
+                raise UserError(f"mean is {np.asarray(self.mean).tolist()}; every channel's must be a number")
+            if not ((np.asarray(self.std) > 0) & np.isfinite(np.asarray(self.std))).all():
+                raise UserError(f"std is {np.asarray(self.std).tolist()}; every channel's must be above 0, and finite")
 
     def tree_flatten_with_keys(self):
         """For JAX: leaves with their names, and the static part."""

@@ -56,6 +56,21 @@ def check_pixels(pixels: Shaped[Array | np.ndarray, "..."], name: str = "image")
     return values
 
 
+def poisoned(image: Float[Array, "..."], strength: float | Float[Array, ""] = 0.0) -> Float[Array, "..."]:
+    """The image, bit for bit; all of it NaN where a pixel of it is outside [0, 1], or the strength (dB) NaN or -infinity. So that
+    inside jit, vmap and grad, where nothing can be raised, what is computed of it, gradients too, cannot be taken for a result."""
+    right = jnp.all((image >= 0) & (image <= 1)) & (jnp.asarray(strength) > -jnp.inf)
+    return image * jnp.where(right, 1, jnp.nan).astype(image.dtype)  # a product, which gradients go through
+
+
+def check_strength(psnr_db: float | Shaped[Array | np.ndarray, ""]) -> Float[Array, ""]:
+    """The strength in dB as float32. Raises UserError for NaN and -infinity, if it can be looked at; infinite is no change."""
+    strength = jnp.asarray(psnr_db, jnp.float32)
+    if is_concrete(strength) and not float(strength) > -np.inf:
+        raise UserError(f"psnr_db is {float(strength)}; give a strength in dB, such as 14")
+    return strength
+
+
 def psnr_db(delta: Float[Array, "..."]) -> Float[Array, ""]:
     """-10 log10 mean(delta^2), in dB; infinite for no change. `delta` in pixel units."""
     return -10 * jnp.log10(jnp.mean(jnp.square(delta)))

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
-from ne_jax.core.pixels import Image
+from ne_jax.core.each_image import image_by_image, vary_alike
+from ne_jax.core.pixels import Image, check_pixels, check_strength, poisoned
 from ne_jax.recoding.design import Context, Design, Gradients, Recipe, Recoded
 from ne_jax.recoding.subspace_noise import norm_at, whole_levels
 from ne_jax.recoding.surrogate_views import best_of, cosine, likeness, margin, unit
@@ -58,16 +61,34 @@ class Deep:
     restarts: int = 0
 
 
-@functools.partial(jax.jit, static_argnames=("box",))
 def deep_recode(
-    key: PRNGKeyArray, image: Image, deep: Deep, psnr_db: float | Float[Array, ""], *, box: bool = True
+    key: PRNGKeyArray,
+    image: Shaped[Array | np.ndarray, "height width channels"],
+    deep: Deep,
+    psnr_db: float | Float[Array, ""],
+    *,
+    box: bool = True,
 ) -> Recoded:
     """The recoded image at `psnr_db` (dB) or weaker, and whether it is within the budget.
 
-    image: float32 in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
+    image: uint8, or float in [0, 1]. box: round to multiples of 1/255, as 8-bit files hold them; pixels stay in [0, 1] in any case.
     Costs, times `restarts` + 1, `steps` gradients of every network and at most `restore` + 1 times 1 + 6 of the authorized
     ones. vmap over keys and images.
+    Raises UserError, or gives NaN that is not within the budget where values cannot be looked at, as `recode`.
     """
+    return _for_batches(box)(key, check_pixels(image), deep, check_strength(psnr_db))
+
+
+@functools.cache
+def _for_batches(box: bool) -> Callable[..., Recoded]:
+    def one(key, image, deep, psnr_db):
+        return _deep_recode(key, poisoned(image, psnr_db), deep, psnr_db, box)
+
+    return image_by_image(one)
+
+
+@functools.partial(jax.jit, static_argnames=("box",))
+def _deep_recode(key: PRNGKeyArray, image: Image, deep: Deep, psnr_db, box: bool) -> Recoded:
     clean = [model(image) for model in (*deep.authorized, *deep.readers)]
     own, others = clean[: len(deep.authorized)], clean[len(deep.authorized) :]
 
@@ -104,7 +125,7 @@ def _attempt(key: PRNGKeyArray, image: Image, deep: Deep, own, others, target, b
 
     # Noise without its part in the directions that the networks show at this image: their Jacobian's sensitive ones.
     start = fit(_nearer(change, fit(0.5 * target * unit(_smooth(jax.random.normal(key, image.shape))))))
-    state = (start, jnp.zeros_like(image), jnp.float32(0.5))
+    state = vary_alike((start, jnp.zeros_like(image), jnp.float32(0.5)), image, deep, key)
     (delta, _, _), _ = jax.lax.scan(step, state, jnp.arange(deep.steps))
     met = functools.partial(_met, deep, own)
     stored = keep(image + _restored(change, fit, lambda delta: met(keep(image + delta)), delta, deep.restore))
@@ -163,7 +184,7 @@ def _nearer(change, delta: Image) -> Image:
         return (correction + length * direction, residual, turned, next_power), None
 
     (gradient,) = transposed(-changed)
-    state = (jnp.zeros_like(delta), -changed, gradient, jnp.vdot(gradient, gradient))
+    state = vary_alike((jnp.zeros_like(delta), -changed, gradient, jnp.vdot(gradient, gradient)))
     (correction, *_), _ = jax.lax.scan(solve, state, None, length=_SOLVER_STEPS)
     return delta + correction
 
@@ -182,12 +203,12 @@ def _restored(change, fit, met, delta: Image, most: int) -> Image:
         better = done | (size < least)
         return number + 1, delta, jnp.where(better, delta, best), jnp.where(better, size, least), done
 
-    state = (0, delta, delta, jnp.sum(change(delta) ** 2), met(delta))
+    state = (0, *vary_alike((delta, delta, jnp.sum(change(delta) ** 2), met(delta))))
     return jax.lax.while_loop(more, back, state)[2]
 
 
 def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
-    return deep_recode(key, image, recipe.directions, recipe.psnr_db, box=recipe.box)
+    return _deep_recode(key, image, recipe.directions, recipe.psnr_db, recipe.box)
 
 
 def _deep(context: Context) -> Deep:

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from ne_jax.core.each_image import image_by_image, vary_alike
 from ne_jax.core.first_layer import FirstLayer, together
-from ne_jax.core.pixels import Image
+from ne_jax.core.pixels import Image, check_pixels, check_strength, poisoned
 from ne_jax.core.subspace import Subspace
 from ne_jax.recoding.design import Context, Design, Gradients, Recipe, Recoded
 from ne_jax.recoding.jpeg import jpeg
@@ -67,10 +70,9 @@ class _Task(NamedTuple):
     box: bool
 
 
-@functools.partial(jax.jit, static_argnames=("box", "rounds"))
 def guided_recode(
     key: PRNGKeyArray,
-    image: Image,
+    image: Shaped[Array | np.ndarray, "height width channels"],
     guide: Guide,
     psnr_db: float | Float[Array, ""],
     *,
@@ -79,9 +81,23 @@ def guided_recode(
 ) -> Image:
     """The recoded image, float32 in pixel units, at `psnr_db` (dB) or weaker where that does not fit into [0, 1].
 
-    image: float32 in [0, 1]. box: stay in [0, 1] and round to multiples of 1/255; without, the change lies in the subspace exactly.
-    Costs `steps` gradients of every reader and one look at the clean image, times `restarts` + 1. vmap over keys and images.
+    image: uint8, or float in [0, 1]. box: stay in [0, 1] and round to multiples of 1/255; without, the change lies in the subspace
+    exactly. Costs `steps` gradients of every reader and one look at the clean image, times `restarts` + 1. vmap over keys and images.
+    Raises UserError, or gives NaN where values cannot be looked at, as `recode`.
     """
+    return _for_batches(box, rounds)(key, check_pixels(image), guide, check_strength(psnr_db))
+
+
+@functools.cache
+def _for_batches(box: bool, rounds: int) -> Callable[..., Image]:
+    def one(key, image, guide, psnr_db):
+        return _guided(key, poisoned(image, psnr_db), guide, psnr_db, box, rounds)
+
+    return image_by_image(one)
+
+
+@functools.partial(jax.jit, static_argnames=("box", "rounds"))
+def _guided(key: PRNGKeyArray, image: Image, guide: Guide, psnr_db, box: bool, rounds: int) -> Image:
     task = _Task(image, [reader(image) for reader in guide.readers], norm_at(psnr_db, image), box)
 
     def attempt(key, number):
@@ -107,7 +123,8 @@ def _ascended(guide: Guide, task: _Task, key: PRNGKeyArray, start: Image) -> Ima
         return (delta, momentum, kept), None
 
     still = jnp.zeros_like(task.image)
-    (delta, _, _), _ = jax.lax.scan(step, (start, still, still), jnp.arange(guide.steps))
+    begin = vary_alike((start, still, still), task.image, task.target, guide, key)
+    (delta, _, _), _ = jax.lax.scan(step, begin, jnp.arange(guide.steps))
     return _settled(guide, task, delta) if guide.jpeg_quality else delta
 
 
@@ -139,7 +156,7 @@ def _settled(guide: Guide, task: _Task, delta: Image) -> Image:
         size, moved, momentum = _kept(guide, task, delta, momentum, _LAST_STEP)
         return (moved, momentum, jnp.where(size < least, delta, best), jnp.minimum(size, least)), None
 
-    state = (delta, jnp.zeros_like(delta), delta, jnp.float32(jnp.inf))
+    state = vary_alike((delta, jnp.zeros_like(delta), delta, jnp.float32(jnp.inf)), task.image, task.target, guide)
     return jax.lax.scan(step, state, None, length=_LAST)[0][2]
 
 
@@ -171,7 +188,7 @@ def _inside(space: Subspace | None, delta: Image) -> Image:
 
 
 def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
-    return Recoded(guided_recode(key, image, recipe.directions, recipe.psnr_db, box=recipe.box, rounds=recipe.rounds))
+    return Recoded(_guided(key, image, recipe.directions, recipe.psnr_db, recipe.box, recipe.rounds))
 
 
 def _guide(context: Context) -> Guide:

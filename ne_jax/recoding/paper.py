@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from ne_jax.core.first_layer import HIGHEST, FirstLayer, pads
-from ne_jax.core.pixels import Image, check_pixels
+from ne_jax.core.pixels import Image, check_pixels, poisoned
 from ne_jax.errors import UserError
 from ne_jax.recoding.design import Context, Design, Recipe, Recoded
 
@@ -91,11 +91,15 @@ def paper_recode(
     psnr_db: the official code's knob, see the module; not a PSNR. Infinite for no noise. May be traced.
     Raises UserError for pixels outside [0, 1] and for channels other than the layer's.
     """
-    image = _checked(image, layer)
+    return _paper(key, poisoned(_checked(image, layer), psnr_db), layer, basis, psnr_db)
+
+
+def _paper(key: PRNGKeyArray, image: Image, layer: FirstLayer, basis, psnr_db) -> Image:
     whole = all(side % kernel == 0 for side, kernel in zip(image.shape, layer.window[:2], strict=False))
     if whole and layer.tiles(image.shape):
         return _tiled(draws(key, basis.shape[1]), image, layer, basis, psnr_db)
-    return fold_without_counts(paper_unfolded(key, image, layer, basis, psnr_db), layer, image.shape)
+    unfolded = _unfolded(draws(key, basis.shape[1]), image, layer, basis, psnr_db)
+    return fold_without_counts(unfolded, layer, image.shape)
 
 
 def paper_unfolded(
@@ -109,7 +113,8 @@ def paper_unfolded(
     float32 in pixel units, for `unfolded_layer`; padding, zero when normalised, is `mean` here. Arguments and errors as for
     `paper_recode`, which has the same noise under the same key.
     """
-    return _unfolded(draws(key, basis.shape[1]), _checked(image, layer), layer, basis, psnr_db)
+    image = poisoned(_checked(image, layer), psnr_db)
+    return _unfolded(draws(key, basis.shape[1]), image, layer, basis, psnr_db)
 
 
 def _checked(image, layer: FirstLayer) -> Float[Array, "height width channels"]:
@@ -172,7 +177,7 @@ def _cut(image: Float[Array, "height width channels"], layer: FirstLayer) -> Flo
 
 
 def _recode(key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
-    return Recoded(paper_recode(key, image, *recipe.directions, recipe.psnr_db))
+    return Recoded(_paper(key, image, *recipe.directions, recipe.psnr_db))
 
 
 def _tile(context: Context) -> Tile:

@@ -8,6 +8,7 @@ norm that the PSNR asks for. `gaussian`: direction is fresh noise in V_N, t is f
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from ne_jax.core.pixels import UNIT, Image, check_pixels
+from ne_jax.core.each_image import image_by_image, vary_alike
+from ne_jax.core.pixels import UNIT, Image, check_pixels, check_strength, poisoned
 from ne_jax.core.subspace import Parts, Subspace
 from ne_jax.errors import UserError
 from ne_jax.recoding.design import Design, Recipe, Recoded
@@ -55,14 +57,24 @@ def recode(
         noise is added for `gaussian`, and the PSNR realised is lower than asked. The noise's amplitude depends on the norm of
         what was removed, so that one number of it remains in the image.
 
-    Raises UserError for pixels outside [0, 1] and for a shape other than the space's; ValueError for an unknown design.
+    Raises UserError for pixels outside [0, 1], a PSNR that is NaN or -infinity, and for a shape other than the space's; ValueError for
+    an unknown design. Where values cannot be looked at, as inside jit and vmap, a wrong pixel makes all of the image NaN, a wrong
+    strength too, and every gradient with them.
     """
     if design not in ("gaussian", "boxed"):
         raise ValueError(f'design "{design}" is unknown; choose gaussian or boxed')
     image = check_pixels(image)
     if image.shape != space.image_shape:
         raise UserError(f"image has shape {image.shape}; the subspace is of images {space.image_shape}")
-    return _recode(key, image, space, psnr_db, design, replace, rounds)
+    return _for_batches(design, replace, rounds)(key, image, space, check_strength(psnr_db))
+
+
+@functools.cache
+def _for_batches(design: Noise, replace: bool, rounds: int) -> Callable[..., Image]:
+    def one(key, image, space, psnr_db):
+        return _recode(key, poisoned(image, psnr_db), space, psnr_db, design, replace, rounds)
+
+    return image_by_image(one)
 
 
 @functools.partial(jax.jit, static_argnames=("design", "replace", "rounds"))
@@ -143,7 +155,7 @@ def into_box(image: Image, space: Subspace, delta: Image, rounds: int) -> Image:
 
     excess = _overflow(pixels, delta)
     direction = jnp.zeros(jax.eval_shape(space.coordinates, excess).shape)
-    state = (0.0, _Search(delta, excess, direction, jnp.ones((len(pixels), 1))))
+    state = (0.0, vary_alike(_Search(delta, excess, direction, jnp.ones((len(pixels), 1))), pixels, space))
     state = jax.lax.while_loop(lambda state: unfinished(state, min(_ALL_ROUNDS, rounds)), all_on, state)
     state = jax.lax.while_loop(lambda state: unfinished(state, rounds), worst_on, state)
     return space.whole(state[1].delta)
@@ -169,10 +181,32 @@ def _rows(values: Parts) -> Float[Array, "parts 1"]:
     return jnp.sum(values, axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnames=("box",))
-def isotropic(key: PRNGKeyArray, image: Image, psnr_db: float | Float[Array, ""], box: bool = False) -> Image:
+def isotropic(
+    key: PRNGKeyArray,
+    image: Shaped[Array | np.ndarray, "height width channels"],
+    psnr_db: float | Float[Array, ""],
+    box: bool = False,
+) -> Image:
     """The control: white Gaussian noise in all directions at the same PSNR (dB), and with `box` in [0, 1] and rounded to
-    multiples of 1/255, its amplitude raised until the *clipped* noise has that PSNR (or all the box allows)."""
+    multiples of 1/255, its amplitude raised until the *clipped* noise has that PSNR (or all the box allows).
+
+    image: uint8, or float in [0, 1]. vmap over keys and images. Raises UserError as `recode`; where values cannot be looked at, as
+    inside jit, pixels outside [0, 1] and a strength that is no number give NaN.
+    """
+    return _isotropic_for_batches(box)(key, check_pixels(image), check_strength(psnr_db))
+
+
+@functools.cache
+def _isotropic_for_batches(box: bool) -> Callable[..., Image]:
+    def one(key, image, psnr_db):
+        return white_noise(key, poisoned(image, psnr_db), psnr_db, box)
+
+    return image_by_image(one)
+
+
+@functools.partial(jax.jit, static_argnames=("box",))
+def white_noise(key: PRNGKeyArray, image: Image, psnr_db: float | Float[Array, ""], box: bool = False) -> Image:
+    """`isotropic` of pixels that were checked, in the program that the caller's vmap makes of it."""
     target = 10 ** (-jnp.asarray(psnr_db, jnp.float32) / 10)
     noise = jax.random.normal(key, image.shape)
     if not box:
@@ -183,13 +217,13 @@ def isotropic(key: PRNGKeyArray, image: Image, psnr_db: float | Float[Array, ""]
         weak = jnp.mean((jnp.clip(image + middle * noise, 0, 1) - image) ** 2) < target
         return jnp.where(weak, jnp.array([middle, bounds[1]]), jnp.array([bounds[0], middle]))
 
-    low, high = jax.lax.fori_loop(0, 30, halve, jnp.array([1e-4, 1e3]))
+    start = vary_alike(jnp.array([1e-4, 1e3]), image, noise, target)
+    low, high = jax.lax.fori_loop(0, 30, halve, start)
     return whole_levels(image + jnp.sqrt(low * high) * noise)
 
 
 def _noise(design: Noise, key: PRNGKeyArray, image: Image, recipe: Recipe) -> Recoded:
-    settings = {"replace": recipe.replace, "rounds": recipe.rounds}
-    return Recoded(recode(key, image, recipe.directions, recipe.psnr_db, design=design, **settings))
+    return Recoded(_recode(key, image, recipe.directions, recipe.psnr_db, design, recipe.replace, recipe.rounds))
 
 
 GAUSSIAN = Design(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ne_jax.core.each_image import vary_alike
 from ne_jax.core.pixels import Image
 
 Warp = tuple[Float[Array, "height height"], Float[Array, "width width"]]
@@ -97,7 +98,7 @@ def best_of(attempts: int, key: PRNGKeyArray, attempt: Callable, readers: Sequen
     if attempts == 1:
         return first
     judge = jax.random.fold_in(key, _NEVER)
-    (best, _), _ = jax.lax.scan(once_more, (first, score(first)), jnp.arange(1, attempts))
+    (best, _), _ = jax.lax.scan(once_more, vary_alike((first, score(first))), jnp.arange(1, attempts))
     return best
 
 

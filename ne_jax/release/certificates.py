@@ -20,6 +20,8 @@ from ne_jax.files import Record, told
 from ne_jax.release.facts import Count
 
 PERCENTILES = (5, 50, 95)
+# A network without a head keeps its utility where its features change by no more than this share of their norm.
+SMALL_CHANGE = 0.1
 _Figure = Annotated[float, Meta(ge=-1e30, le=1e30)]  # beyond, differences leave the range of floats
 _Share = Annotated[float, Meta(ge=0, le=1)]
 Percentiles = tuple[_Figure, _Figure, _Figure]  # the 5th, 50th and 95th of a set
@@ -28,7 +30,11 @@ Percentiles = tuple[_Figure, _Figure, _Figure]  # the 5th, 50th and 95th of a se
 class ImageCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     """What was certified of a stored image. The bounds: see `bounds.Certificate`; predictions, which a model without a head lacks:
     `bounds.Prediction`. psnr_db: None for an image that was left as it is. feature_cosine: of the authorized model's features with
-    those of the clean image; feature_norm: of these features. pixels_sha256: see `digests`."""
+    those of the clean image; feature_norm: of these features. pixels_sha256: see `digests`.
+
+    Two words that are easily confused. holds: the bound holds for the gap, which says that the mathematics is right and nothing of how
+    large either is. utility_kept: the authorized model still does its work, by its prediction or, without a head, by features
+    that change by at most SMALL_CHANGE of their norm. Version 0.1.0 did not tell the second."""
 
     release_format: str
     image: str
@@ -51,6 +57,7 @@ class ImageCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     logit_gap: float | UnsetType = UNSET
     feature_cosine: float
     feature_norm: float
+    utility_kept: bool | UnsetType = UNSET
     pixels_sha256: str
 
     def __post_init__(self) -> None:
@@ -59,8 +66,9 @@ class ImageCertificate(Record, kw_only=True, forbid_unknown_fields=False):
 
     @property
     def not_lost(self) -> bool:
-        """Whether the prediction, if there is one, was kept."""
-        return self.kept is UNSET or self.kept
+        """Whether the utility was kept; of version 0.1.0, the prediction, if there is one."""
+        known = self.kept if self.utility_kept is UNSET else self.utility_kept
+        return known is UNSET or known
 
 
 class StoredStatistics(Record, kw_only=True, forbid_unknown_fields=False):
@@ -91,6 +99,7 @@ class AlsoAuthorized(Record, kw_only=True, forbid_unknown_fields=False):
 
     n: int
     bound_holds: int
+    utility_kept: int | UnsetType = UNSET
     prediction_kept: int | UnsetType = UNSET
     prediction_lost_at_most: float | UnsetType = UNSET
     margin_min: float | UnsetType = UNSET
@@ -103,12 +112,14 @@ class SetCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     """The certificates of a release of n images, summed up. What has no default stands for every model, the rest where the model has
     a head, and where there are other readers with the same patches (`deviation`) or other authorized models, by name.
 
-    bound_holds, prediction_kept: images. prediction_lost_at_most: 95 % upper bound of the share, one-sided. psnr_db_median: dB, None
+    bound_holds, utility_kept, prediction_kept: images, see `ImageCertificate`. bound_over_gap_median: of the images that changed. Version
+    0.1.0 told neither utility_kept nor that. prediction_lost_at_most: 95 % upper bound of the share, one-sided. psnr_db_median: dB, None
     where most images were left as they are. feature_gap_expected: median of `expected_gap`; the others: of what they are named by.
     """
 
     n: Count
     bound_holds: Count
+    utility_kept: Count | UnsetType = UNSET
     prediction_kept: Count | UnsetType = UNSET
     prediction_lost_at_most: _Share | UnsetType = UNSET
     margin_min: float | UnsetType = UNSET
@@ -122,6 +133,7 @@ class SetCertificate(Record, kw_only=True, forbid_unknown_fields=False):
     relative_gap_median: float
     relative_gap_max: float
     bound_median: float
+    bound_over_gap_median: float | UnsetType = UNSET
     stored: StoredStatistics
     deviation: dict[str, ReaderDeviation] | UnsetType = UNSET
     also_authorized: dict[str, AlsoAuthorized] | UnsetType = UNSET
@@ -160,6 +172,19 @@ def kept_in_words(found: SetCertificate) -> str:
         return cosine
     lost = f"lost on at most {found.prediction_lost_at_most:.2%}, 95 % one-sided"
     return f"prediction kept on {found.prediction_kept:,} of {found.n:,} ({lost}); {cosine}"
+
+
+def utility_in_words(found: SetCertificate) -> str:
+    """On how many images the authorized model still does its work; nothing where version 0.1.0 did not tell."""
+    return "" if found.utility_kept is UNSET else f"utility kept on {found.utility_kept:,} of {found.n:,}; "
+
+
+def bound_in_words(found: SetCertificate) -> str:
+    """On how many images the bound holds for the gap, and how much larger it is."""
+    times = (
+        "" if found.bound_over_gap_median is UNSET else f", at a median of {found.bound_over_gap_median:.3g} times it"
+    )
+    return f"the bound holds for the gap on {found.bound_holds:,} of {found.n:,}{times}"
 
 
 def read_certificates(path: pathlib.Path, release_format: str) -> dict[str, ImageCertificate]:

@@ -138,7 +138,7 @@ def _count(certificates: dict[str, ImageCertificate] | None) -> dict[str, int]:
         return {}
     rows = certificates.values()
     held, kept = sum(row.holds for row in rows), sum(row.not_lost for row in rows)
-    return {"n": len(rows), "bound_holds": held, "prediction_kept": kept}
+    return {"n": len(rows), "bound_holds": held, "prediction_kept": kept, "utility_kept": kept}
 
 
 def _index_faults(release: Opened, images: int) -> dict[str, Reason]:

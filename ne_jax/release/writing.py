@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ne_jax.core.pixels import Stored
+from ne_jax.errors import UserError
 from ne_jax.files import write_file
 from ne_jax.release.formats import FORMATS
 from ne_jax.release.manifest import SUMS
@@ -35,6 +36,17 @@ def to_stored(recoded: Float32[np.ndarray, "n height width channels"], release_f
     if dtype != np.uint8:
         return recoded.astype(dtype, copy=False)
     return np.round(np.clip(recoded, 0, 1) * 255).astype(np.uint8)
+
+
+def check_finite(stored: Stored, release_format: str) -> None:
+    """Raise UserError for NaN and infinite numbers: an image that has them is no image."""
+    if np.isfinite(stored).all():
+        return
+    share, largest = 1 - np.isfinite(stored).mean(), np.finfo(stored.dtype).max
+    raise UserError(
+        f"{release_format} holds numbers up to {largest:.6g}, and at this strength {share:.2%} of them become infinite; raise "
+        "recode.psnr_db, or release float32"
+    )
 
 
 def write_shard(

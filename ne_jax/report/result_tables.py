@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from ne_jax.measure.answers import BASELINES, CONDITIONS
 from ne_jax.measure.records import METRICS, Attacked, Result
-from ne_jax.release.certificates import SetCertificate, decibels, kept_in_words
+from ne_jax.release.certificates import SetCertificate, bound_in_words, decibels, kept_in_words, utility_in_words
 
 NAMES = {
     "clean": "clean",
@@ -84,10 +84,12 @@ def check_text(summary: dict[str, SetCertificate]) -> str:
     lines = []
     for name, found in summary.items():
         lines.append(
-            f"{name}: utility bound holds on {found.bound_holds:,} of {found.n:,}; {kept_in_words(found)}; median feature gap "
+            f"{name}: {utility_in_words(found)}{kept_in_words(found)}; {bound_in_words(found)}; median feature gap "
             f"{found.relative_gap_median:.2g} of the layer's response, {decibels(found.psnr_db_median)} dB"
         )
         for other, row in (found.also_authorized or {}).items():
             lost = "" if row.prediction_kept is UNSET else f"; prediction kept on {row.prediction_kept:,}"
-            lines.append(f"  {other}, authorized too: bound holds on {row.bound_holds:,} of {row.n:,}{lost}")
+            lines.append(
+                f"  {other}, authorized too: the bound holds for the gap on {row.bound_holds:,} of {row.n:,}{lost}"
+            )
     return "\n".join(lines)

@@ -80,21 +80,31 @@ def _readers(records: list[Result]) -> dict[str, Any]:
 
 
 def _certificates(designs: dict[str, Design], summary: dict[str, SetCertificate]) -> dict[str, Any]:
-    head = ["release", "bound holds", "prediction kept", "lost on at most (95 %)", "worst cosine", "gap", "bound"]
+    head = [
+        "release",
+        "bound holds for the gap",
+        "utility kept",
+        "prediction kept",
+        "lost on at most (95 %)",
+        "worst cosine",
+        "gap",
+    ]
     rows = [
         [
             name,
             f"{found.bound_holds:,} of {found.n:,}",
+            f"{found.utility_kept:,} of {found.n:,}" if found.utility_kept is not UNSET else "not told",
             f"{found.prediction_kept:,} of {found.n:,}" if found.prediction_kept is not UNSET else "no head",
             f"{found.prediction_lost_at_most:.2%}" if found.prediction_kept is not UNSET else "-",
             f"{found.feature_cosine_min:.4f}",
             f"{found.feature_gap_median:.3g}",
             f"{found.bound_median:.3g}",
+            f"{found.bound_over_gap_median:.3g}" if found.bound_over_gap_median is not UNSET else "-",
             f"{found.relative_gap_median:.2g}",
         ]
         for name, found in summary.items()
     ]
-    certified = table([*head, "gap / response"], rows)
+    certified = table([*head, "bound", "bound / gap", "gap / response"], rows)
     exact = {name: found for name, found in summary.items() if designs[name].gaussian}
     others = [
         {"name": name, "design": designs[name].name, "ratios": ", ".join(_ratios(found))}

@@ -18,6 +18,7 @@ from ne_jax.errors import UserError
 from ne_jax.models.model import Model
 from ne_jax.release import manifest, owner_files
 from ne_jax.release.certificates import (
+    SMALL_CHANGE,
     AlsoAuthorized,
     ImageCertificate,
     ReaderDeviation,
@@ -113,6 +114,7 @@ def _also(column: Columns) -> AlsoAuthorized:
     return AlsoAuthorized(
         n=len(column["holds"]),
         bound_holds=int(column["holds"].sum()),
+        utility_kept=int(column["utility_kept"].sum()),
         **_kept(column),
         feature_cosine_min=float(column["feature_cosine"].min()),
     )
@@ -121,12 +123,16 @@ def _also(column: Columns) -> AlsoAuthorized:
 def _execution(model: Model, pair: Pairs) -> dict[str, Array | np.ndarray]:
     """What running the authorized model on the clean and on the stored images shows, image by image."""
     before, after = model(pair.clean), model(pair.stored)
-    features = np.asarray(after.features)
+    clean, features = np.asarray(before.features), np.asarray(after.features)
     found = {
-        "feature_cosine": bounds.row_cosines(np.asarray(before.features), features),
+        "feature_cosine": bounds.row_cosines(clean, features),
         "feature_norm": np.linalg.norm(features, axis=1),
     }
-    return found if before.logits is None else bounds.compare_logits(before.logits, after.logits)._asdict() | found
+    if before.logits is None:
+        change = np.linalg.norm(features - clean, axis=1)
+        return found | {"utility_kept": change <= SMALL_CHANGE * np.linalg.norm(clean, axis=1)}
+    said = bounds.compare_logits(before.logits, after.logits)
+    return said._asdict() | found | {"utility_kept": said.kept}
 
 
 def _noise(job: Job, pair: Pairs) -> Float32[np.ndarray, "batch height width channels"]:
@@ -143,9 +149,11 @@ def _summary(
         key: entries.astype(np.float64) if entries.dtype == np.float32 else entries for key, entries in column.items()
     }
     median = {key: float(np.median(entries)) for key, entries in wide.items() if entries.dtype == np.float64}
+    moved = wide["feature_gap"] > 0
     return SetCertificate(
         n=len(wide["holds"]),
         bound_holds=int(wide["holds"].sum()),
+        utility_kept=int(wide["utility_kept"].sum()),
         **_kept(wide),
         feature_cosine_median=median["feature_cosine"],
         feature_cosine_min=float(wide["feature_cosine"].min()),
@@ -155,6 +163,9 @@ def _summary(
         relative_gap_median=median["relative_gap"],
         relative_gap_max=float(wide["relative_gap"].max()),
         bound_median=median["bound"],
+        bound_over_gap_median=float(np.median(wide["bound"][moved] / wide["feature_gap"][moved]))
+        if moved.any()
+        else UNSET,
         stored=stored_statistics(wide),
         deviation=deviation,
         also_authorized=others or UNSET,

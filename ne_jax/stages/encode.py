@@ -29,7 +29,7 @@ from ne_jax.recoding.design import Design
 from ne_jax.recoding.encode_batch import Encoded, encode_calls
 from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
-from ne_jax.release.writing import write_shard
+from ne_jax.release.writing import check_finite, write_shard
 from ne_jax.stages import multihost, released
 from ne_jax.stages.artefact import keys_of
 from ne_jax.stages.finish_release import ShardRecord, publish
@@ -136,6 +136,7 @@ def _write_shard(job: Job, shard: _Shard, pool: ThreadPoolExecutor) -> None:
     for name in shard.formats:
         kind = _kind(job, name)
         images = shard.images.get(kind, np.empty((0, *shape), kind[1]))[:count]
+        check_finite(images, name)
         metadata = shard.metadata if job.config.release.keep_metadata else None
         files = write_shard(
             job.release_dir(name), name, shard.number, job.num_shards, shard.names, images, metadata, pool

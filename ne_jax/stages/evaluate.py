@@ -18,7 +18,7 @@ from ne_jax.models.model import Model
 from ne_jax.recoding.design import Recipe
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.guided import GUIDED, Guide
-from ne_jax.recoding.subspace_noise import isotropic, noise_for
+from ne_jax.recoding.subspace_noise import noise_for, white_noise
 from ne_jax.release import formats
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.job import Job
@@ -151,7 +151,7 @@ def control(keys, clean: np.ndarray, psnr: np.ndarray, release_format: str) -> n
     apart = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
     finite = np.where(np.isfinite(psnr), psnr, 100.0)  # padding has no change and any strength will do
     box = formats.FORMATS[release_format].dtype == np.uint8
-    noisy = jax.vmap(lambda key, image, db: isotropic(key, image, db, box=box))(apart, clean, finite)
+    noisy = jax.vmap(lambda key, image, db: white_noise(key, image, db, box=box))(apart, clean, finite)
     return np.asarray(noisy)
 
 

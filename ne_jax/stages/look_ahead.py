@@ -8,9 +8,9 @@ from absl import logging
 
 from ne_jax.core.pixels import to_float
 from ne_jax.errors import UserError
-from ne_jax.recoding.subspace_noise import isotropic
+from ne_jax.recoding.subspace_noise import white_noise
 from ne_jax.release.formats import FORMATS
-from ne_jax.release.writing import estimate, free_bytes, to_stored
+from ne_jax.release.writing import check_finite, estimate, free_bytes, to_stored
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
 from ne_jax.stages.job import Job
@@ -31,6 +31,7 @@ def look_ahead(job: Job, formats: list[str]) -> None:
     for name in formats:
         design = job.design(name)
         stored = (_white_noise if design.runs_networks else recode_job)(job, name, clean)
+        check_finite(stored, name)
         if "fit" in design.settings and not job.config.recode.fit:
             _check_reach(job, realised_psnr_db(clean, stored))
         size = estimate(name, shape, len(job.source.names), stored)
@@ -47,7 +48,7 @@ def look_ahead(job: Job, formats: list[str]) -> None:
 def _white_noise(job: Job, release_format: str, clean: np.ndarray) -> np.ndarray:
     """Stored images that take about as many bytes as NEs of the strength asked, where these take many passes of networks each."""
     keys, box = keys_of(job, release_format, clean), FORMATS[release_format].dtype == np.uint8
-    noisy = jax.vmap(lambda key, image: isotropic(key, image, job.config.recode.psnr_db, box=box))(
+    noisy = jax.vmap(lambda key, image: white_noise(key, image, job.config.recode.psnr_db, box=box))(
         keys, to_float(clean)
     )
     return to_stored(np.asarray(noisy), release_format)

@@ -26,7 +26,10 @@ from ne_jax import (
     strongest_psnr_db,
 )
 from ne_jax.core.bounds import noise_energy, same_patches
+from ne_jax.core.layer_products import ExactLayer
+from ne_jax.core.polyphase import unpadded, wrap_around
 from ne_jax.core.unfold import fold
+from ne_jax.core.utility_bound import splitter
 
 EPS = float(np.finfo(np.float32).eps)
 CHANGES = {
@@ -101,8 +104,12 @@ def test_certificate_agrees_with_a_naive_reference(graded, space, images, releas
     # Rounding of a product of 48 terms, before and after the projection.
     limit = 2 * 48 * EPS * np.linalg.norm(matrix) * norm(delta)
     assert (np.abs(certificate.feature_gap - norm(delta @ matrix.T)) <= limit).all()
-    assert (np.abs(certificate.subspace_term - np.linalg.norm(matrix @ basis, ord=2) * norm(inside)) <= limit).all()
-    assert (np.abs(certificate.residual_term - np.linalg.norm(matrix, ord=2) * norm(delta - inside)) <= limit).all()
+    for term, exact in (
+        (certificate.subspace_term, np.linalg.norm(matrix @ basis, ord=2) * norm(inside)),
+        (certificate.residual_term, np.linalg.norm(matrix, ord=2) * norm(delta - inside)),
+    ):
+        # Limits from above, with the roundings of norms of 768 numbers in them.
+        assert (exact - limit <= np.asarray(term)).all() and (np.asarray(term) <= exact * (1 + 1e-3) + limit).all()
     expected = np.sqrt(np.mean(graded.sigma[24:] ** 2)) * norm(inside)
     assert (np.abs(certificate.expected_gap - expected) <= limit).all()
     # Sums of 768 squares, each with a few roundings of its own.
@@ -397,3 +404,105 @@ def test_spectral_gap_is_blind_to_directions(make_layer, small):
     assert float(spectral_gap(*values)) <= 12 * (4 * 12 * EPS) ** 2
     seen = [float(reader_deviation(layer, small, 0.1).mean) for layer in (authorized, turned)]
     assert seen[1] > 100 * seen[0]
+
+
+def _constant_image_case():
+    """A layer that sees differences alone, on images that wrap around, and a constant change: all of its gap is the border's."""
+    kernel = np.zeros((3, 3, 1, 2))
+    kernel[1, (0, 2), 0, 0], kernel[(0, 2), 1, 0, 1] = (1, -1), (1, -1)
+    layer = FirstLayer(kernel, (1, 1), ((1, 1), (1, 1)), [0.5], [0.3])
+    space = low_sensitivity(spectrum(layer, (6, 6, 1)), "relative", 1e-3)
+    return layer, space, jnp.full((6, 6, 1), 0.1)
+
+
+def _worst_case(layer, space, largest: bool):
+    """The change that the layer sees most of, of all that lie outside V_N or inside."""
+    basis = np.asarray(space.basis, np.float64)
+    inside = basis @ basis.T
+    part = np.eye(len(basis)) - inside if largest else inside
+    worst = np.linalg.svd(matrix_of(layer) @ part)[2][0]
+    return fold(jnp.asarray(np.tile(worst, (space.num_patches, 1)), jnp.float32), space.window, space.image_shape)
+
+
+@pytest.mark.parametrize("term", ["subspace_term", "residual_term", "border_term"])
+def test_no_term_can_be_halved(graded, space, term):
+    """For each term there is a change whose gap comes up to it, so that a bound with half of it is wrong."""
+    if term == "border_term":
+        layer, of, delta = _constant_image_case()
+    else:
+        layer, of, delta = graded.layer, space, _worst_case(graded.layer, space, term == "residual_term")
+    image = jnp.zeros(delta.shape)
+    found = certify(layer, of, image[None], delta[None])
+    gap, bound = float(found.feature_gap[0]), float(found.bound[0])
+    assert bool(found.holds[0]) and gap <= bound
+    assert gap > bound - float(getattr(found, term)[0]) / 2
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_precision_term_is_what_rounding_adds_up_to(graded, space, images, overlapping):
+    """The claimed errors of T delta, of the split and of the border, one rounding of each pixel's change, and the norm's own: neither
+    half nor twice of it."""
+    layer, of, clean = graded.layer, space, images[:1]
+    if overlapping:
+        layer, of, _ = _constant_image_case()
+        clean = images[:1, :6, :6, :1]
+    stored = clean * 0.5
+    found, ready = certify(layer, of, clean, stored), splitter(layer, of)
+    delta = (stored - clean)[0]
+    seen, split = ExactLayer.of(layer).apply(delta), ready.split(delta)
+    expected = float(seen.error) + float(ready.largest * split.error)
+    expected += EPS / 2 * float(ready.anywhere) * np.linalg.norm(delta) + EPS / 2 * (seen.value.size + 8) * float(
+        found.feature_gap[0]
+    )
+    others = float(found.bound[0] - found.precision_term[0])
+    expected += 32 * EPS * others
+    if overlapping:
+        expected += float(ExactLayer.of(unpadded(layer)).apply(wrap_around(layer, delta)).error)
+    assert float(found.precision_term[0]) == pytest.approx(expected, rel=1e-3)
+    # One piece is tested for itself: a difference of pixels that float32 has to round, all in the direction seen most.
+    assert expected > EPS / 2 * float(ready.largest) * np.linalg.norm(delta)
+
+
+def test_the_bound_is_of_the_true_gap(graded, space, keys, images):
+    """Of float32 noise in V_N, whose gap is its own rounding: the bound is above the gap in float64, and at most 20 times it."""
+    recoded = jax.vmap(lambda key, image: recode(key, image, space, 0.0))(keys, images)
+    null = low_sensitivity(spectrum(graded.layer, (16, 16, 3)), "count", 8)
+    for of, stored in (
+        (space, recoded),
+        (null, jax.vmap(lambda key, image: recode(key, image, null, 0.0))(keys, images)),
+    ):
+        found = certify(graded.layer, of, images, stored)
+        delta = patches_of(np.asarray(stored, np.float64) - np.asarray(images, np.float64), (4, 4, 3))
+        gap = np.sqrt(np.sum((delta @ matrix_of(graded.layer).T) ** 2, axis=(1, 2)))
+        assert (gap <= np.asarray(found.bound)).all() and np.median(np.asarray(found.bound) / gap) <= 20
+        np.testing.assert_allclose(found.feature_gap, gap, rtol=0.05)
+
+
+@pytest.mark.parametrize("size", [1e25, 3e38])
+def test_a_bound_that_is_no_number_does_not_hold(graded, space, size):
+    """A change so large that norms overflow has an infinite bound, which says nothing: it does not hold, nor does NaN."""
+    image = jnp.full((1, 16, 16, 3), 0.5)
+    found = certify(graded.layer, space, image, image * size)
+    assert not np.isfinite(found.bound).any() and not found.holds.any()
+    traced = jax.jit(lambda stored: certify(graded.layer, space, image, stored))(image.at[0, 0, 0, 0].set(jnp.nan))
+    assert not traced.holds.any()
+
+
+def test_wrong_scale_is_certified_nowhere(graded, space, images):
+    """Images in 0 to 255 are refused; inside jit and vmap, where nothing can be raised, no certificate of them holds."""
+    wrong, stored = 255 * images[:2], 255 * images[:2] * 0.9
+    with pytest.raises(UserError, match="divide by 255"):
+        certify(graded.layer, space, wrong, stored)
+    found = jax.jit(lambda images, stored: certify(graded.layer, space, images, stored))(wrong, stored)
+    assert not found.holds.any() and np.isnan(found.feature_gap).all() and np.isnan(found.bound).all()
+    gap = jax.grad(lambda images, stored: certify(graded.layer, space, images, stored).feature_gap.sum())
+    assert np.isnan(gap(wrong, stored)).all()
+
+
+def test_the_gap_has_its_gradient(graded, space, images):
+    """d norm(T delta) / d image = -T^T T delta / norm(T delta), although the gap is measured by whole numbers."""
+    clean, stored = images[:1], images[:1] * 0.9
+    found = jax.grad(lambda images: certify(graded.layer, space, images, stored).feature_gap.sum())(clean)[0]
+    outputs = graded.layer.apply((stored - clean)[0])
+    expected = -graded.layer.adjoint(outputs, (16, 16, 3)) / jnp.linalg.norm(outputs)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(jnp.abs(expected).max()))

@@ -38,6 +38,15 @@ def told(tmp_path, name, **leaves) -> str:
     return str(caught.value)
 
 
+def test_numbers_too_large_for_a_format_are_refused_before_anything_is_written(tmp_path):
+    """At -100 dB half of the numbers of a float16 release would be infinite: one line, no file, and float32 holds them."""
+    leaves = {"data.limit": 2, "recode.psnr_db": -100.0}
+    message = told(tmp_path, "half", **leaves, **{"release.formats": ("float16",)})
+    assert "float16 holds numbers up to 65504" in message and "raise recode.psnr_db, or release float32" in message
+    assert not [path for path in (tmp_path / "half" / "releases").rglob("*") if path.is_file()]
+    encode_into(tmp_path, "whole", **leaves, **{"release.formats": ("float32",)})
+
+
 # --- Disks ---
 
 

@@ -1,15 +1,22 @@
-"""Stage check: certificates, of a release that has images, under a signature where there was one."""
+"""Stage check: what running the authorized model says, certificates of a release that has images, under a signature where there was one."""
 
+import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from ne_jax.errors import UserError
+from ne_jax.models.loading import load_model
+from ne_jax.models.model import Model, Outputs
 from ne_jax.release import signature, verify
+from ne_jax.release.certificates import SMALL_CHANGE
 from ne_jax.release.manifest import open_manifest
 from ne_jax.release.signature import SIGNATURE
 from ne_jax.stages import check, encode
+from ne_jax.stages.check import _execution
+from ne_jax.stages.pairs import Pairs
 from tests import hostile, in_process, jobs, keys
 from tests.jobs import opened
 from tests.pins import OLD_RELEASE
@@ -137,3 +144,27 @@ def test_the_command_asks_for_the_key(signed, tmp_path):
     told = jobs.told(in_process.call("--stage=verify", f"--release={plain}", f"--public_key={key}.pub"))
     assert told.startswith(f"error: {plain} is not signed: it has no manifest.json.sig")
     assert json.loads((folder / "manifest.json").read_text())["ne"]["authorized"]["name"] == "vit_a"
+
+
+CLEAN = np.zeros((3, 112, 112, 1), np.uint8)
+PAIR = Pairs(["a", "b", "c"], np.arange(3), CLEAN, np.ones(CLEAN.shape, np.float32), 3)
+
+
+def model(head: bool) -> Model:
+    """Features of norm 5 on clean images; of the stored ones, the second changes by just less than is allowed, the third by just
+    more. With a head, the second is predicted otherwise."""
+    before = np.tile(np.float32([3, 4]), (3, 1))
+    after = before + np.float32([[0, 0], [0.99 * 5 * SMALL_CHANGE, 0], [0, 1.01 * 5 * SMALL_CHANGE]])
+    logits = [np.float32([[1, 0], [1, 0], [1, 0]]), np.float32([[1, 0], [0, 1], [1, 0]])]
+
+    def answer(pixels):
+        stored = bool(pixels.max() > 0)
+        return Outputs(logits[stored] if head else None, after if stored else before)
+
+    return dataclasses.replace(load_model("vit_a"), forward=answer)
+
+
+@pytest.mark.parametrize(("head", "kept"), [(True, [True, False, True]), (False, [True, True, False])])
+def test_utility_is_the_prediction_or_without_a_head_the_features(head, kept):
+    """Kept is what the model still does: its class, or features within a tenth of their norm."""
+    assert np.asarray(_execution(model(head), PAIR)["utility_kept"]).tolist() == kept

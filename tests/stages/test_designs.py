@@ -94,6 +94,8 @@ def test_two_models_are_authorized_at_once(tmp_path):
         images = np.stack([rows(job, "float32")[name] for name in job.source.names])
     other = summary.also_authorized["vit_b"]
     assert summary.prediction_kept == summary.bound_holds == other.prediction_kept == other.bound_holds == 20
+    assert summary.utility_kept == other.utility_kept == 20
+    assert 1 <= summary.bound_over_gap_median <= 20
     assert [entry.name for entry in ne.also_authorized] == ["vit_b"]
     assert ne.certificate["also_authorized"]["vit_b"] == other.to_json()
     assert np.mean(np.asarray(load_model("resnet_a").apply(images).argmax(-1)) == np.asarray(clean)) <= 0.4
