@@ -137,8 +137,13 @@ def _count(certificates: dict[str, ImageCertificate] | None) -> dict[str, int]:
     if certificates is None:
         return {}
     rows = certificates.values()
-    held, kept = sum(row.holds for row in rows), sum(row.not_lost for row in rows)
-    return {"n": len(rows), "bound_holds": held, "prediction_kept": kept, "utility_kept": kept}
+    held, kept = sum(row.holds for row in rows), sum(row.kept is UNSET or row.kept for row in rows)
+    return {
+        "n": len(rows),
+        "bound_holds": held,
+        "prediction_kept": kept,
+        "utility_kept": sum(row.not_lost for row in rows),
+    }
 
 
 def _index_faults(release: Opened, images: int) -> dict[str, Reason]:

@@ -89,7 +89,7 @@ def test_percentiles_beside_missing_files(job, copy):
     assert broken(job, folder).keys() == gone | {"manifest.json"}
 
 
-ONE_LOST = {"prediction_kept": 39, "prediction_lost_at_most": failure_upper_bound(1, 40)}
+ONE_LOST = {"prediction_kept": 39, "utility_kept": 39, "prediction_lost_at_most": failure_upper_bound(1, 40)}
 
 
 def test_the_owner_finds_forged_counts(job, copy):
@@ -217,7 +217,9 @@ def test_a_prediction_that_was_lost_from_the_start_is_no_damage(job, copy, tmp_p
     """What the manifest admits is counted and breaks nothing."""
     folder = copy("png8")
     edit(folder, lambda ne: ne["certificate"].update(**ONE_LOST))
-    found = verify.run(folder, job.authorized, certificates(job, tmp_path, one(kept=False, predicted_clean=5)))
+    found = verify.run(
+        folder, job.authorized, certificates(job, tmp_path, one(kept=False, utility_kept=False, predicted_clean=5))
+    )
     assert found.holds and found.private == Standing(certificates=40, stand=39, close=0)
     assert "certificates: 39 of 40 stand" in describe(found)
 
