@@ -78,7 +78,11 @@ def keys() -> dict[str, str]:
 
 def releases(folder: pathlib.Path) -> dict[str, dict[str, str]]:
     """SHA-256 of what every job of JOBS makes in `folder`, by file; of the many files of a format, one of them all."""
-    return {name: one(folder, name) for name in JOBS}
+    found = {}
+    for name in JOBS:
+        (folder / name).mkdir()  # a secret and a ledger of its own
+        found[name] = one(folder / name, name)
+    return found
 
 
 def one(folder: pathlib.Path, name: str) -> dict[str, str]:

@@ -37,13 +37,14 @@ def open_umask():
 
 
 def test_private_files_are_their_owners(tmp_path, open_umask):
-    """Secret, names and certificates: mode 0600 in a folder of mode 0700, whatever the umask; a release is for everybody."""
+    """Secret, ledger, names, near copies and certificates: mode 0600 in a folder of mode 0700, whatever the umask; a release is for all."""
     leaves = {"recode.secret_file": "", "release.formats": ("float32",), "data.limit": 3, "readers": ()}
     with opened(tmp_path, "run", **leaves) as job:
         encode.run(job)
         check.run(job)
     files = sorted(path.name for path in job.private_dir.iterdir())
-    assert files == ["certificates.jsonl", "names.jsonl", "secret.key"] and mode(job.private_dir) == 0o700
+    private = ["certificates.jsonl", "names.jsonl", "near_copies.jsonl", "secret.key", "secret.key.ledger"]
+    assert files == private and mode(job.private_dir) == 0o700
     assert {mode(path) for path in job.private_dir.iterdir()} == {0o600}
     assert mode(job.release_dir("float32") / "manifest.json") & 0o044 == 0o044
 

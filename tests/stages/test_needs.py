@@ -14,9 +14,7 @@ from tests import jobs
 @pytest.mark.parametrize("stage", ["check", "evaluate", "attack"])
 def test_before_encode_nothing_is_loaded(tmp_path, stage):
     """What is missing and which stage makes it, for every format; what is there is enough."""
-    with pytest.raises(
-        UserError, match=f"^{tmp_path}/releases/float32: no manifest.json, .*; run --stage=encode first$"
-    ):
+    with pytest.raises(UserError, match=f"^{tmp_path}/releases/png8: no manifest.json, .*; run --stage=encode first$"):
         needs.look(stage, Config(), tmp_path)
     for name in ("float32", "png8"):
         (tmp_path / "releases" / name).mkdir(parents=True)
