@@ -145,9 +145,10 @@ def test_a_second_run_takes_what_the_first_one_kept(attacked, monkeypatch):
     assert stage.run(job) == found
 
 
-def test_a_second_artefact_gives_the_release_away(tmp_path):
+def test_a_second_artefact_gives_the_release_away(tmp_path, monkeypatch):
     """Formats of two number types in one job, or another release that attack.other names; where there is one artefact the attack has no
     meaning, and a release of other pictures is told."""
+    monkeypatch.setattr(stage, "ATTACKS", ATTACKS)  # also where the fixture above has put others
     two = {
         "data.limit": 120, "readers": ("vit_a", "resnet_a"), "attack.only": ("artefact_difference",), "recode.replace": True,
         "attack.images": 12, "attack.own_images": 4, "attack.releases": 64,
