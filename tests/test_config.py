@@ -33,10 +33,8 @@ OF_0_1_0 = {
 # Leaves that came since, of which a workdir keeps none.
 LATER = {"release.again", "release.signing_key", "attack.other"}
 NOW = OF_0_1_0 | {"release.formats": ["png8"]}  # one artefact
-BEFORE = {
-    "release.again": True,
-    "release.formats": ("float32", "png8"),
-}  # says the same as OF_0_1_0, and that two are meant
+# Says the same as OF_0_1_0, and that two artefacts are meant.
+BEFORE = {"release.again": True, "release.formats": ("float32", "png8")}
 
 
 def changed(**leaves) -> ConfigDict:

@@ -17,10 +17,8 @@ from ne_jax.core.linear_estimate import ROUNDING, changed, descending, given, in
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
-_SLACK = {
-    "patches": 1.05,
-    "steps": 1.3,
-}  # of the range in which eigenvalues count as equal; two steps may share a patch
+# Of the range in which eigenvalues count as equal; two steps may share a patch, so that there are fewer of them than it seems.
+_SLACK = {"patches": 1.05, "steps": 1.3}
 
 
 def equal_eigenvalues(stored: Images, knowledge: Knowledge, of: Literal["patches", "steps"] = "patches") -> Images:

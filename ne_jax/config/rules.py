@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 RELEASE_SECTIONS = ("authorized", "also_authorized", "models", "data", "subspace", "recode", "release")
 MAY_CHANGE = ("data.workers", "recode.max_passes", "release.again", "release.signing_key")  # but for these
 
-SHIPPED = (
-    "vit_a",
-    "vit_b",
-    "resnet_a",
-    "resnet_b",
-    "vit_a_tuned",
-)  # samples that read what nobody else is named to read
+# Samples that read what nobody else is named to read.
+SHIPPED = ("vit_a", "vit_b", "resnet_a", "resnet_b", "vit_a_tuned")
 
 
 def check_release(config: Config) -> None:

@@ -86,7 +86,7 @@ class BasisSplitter:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["space", "others", "gain", "stretch", "low", "largest", "anywhere"],
+    data_fields=["space", "others", "back", "gain", "stretch", "low", "largest", "anywhere"],
     meta_fields=["cut"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,7 @@ class ComplementSplitter:
 
     space: PatchSubspace
     others: Columns
+    back: Columns
     gain: Float[Array, ""]
     stretch: Float[Array, ""]
     low: Float[Array, ""]
@@ -117,18 +118,17 @@ class ComplementSplitter:
         defect = product(as_rows(-others.T, cut), whole, cut, start=jnp.eye(others.shape[1]))
         size = norm_above(defect.value) + defect.error
         low = gain_above(twice.value) + twice.error + once.error * (1 + size)  # norm(P) <= max(1, norm(D))
-        return cls(space, whole, gain, gain * (1 + size + size**2), low, largest, largest, cut)
+        back = as_columns(others.T, cut)
+        return cls(space, whole, back, gain, gain * (1 + size + size**2), low, largest, largest, cut)
 
     def split(self, delta: Image) -> Split:
         """`delta` in two; pixels of no patch are outside."""
-        others, patches = self.space.complement, self.space.parts(delta)
+        patches = self.space.parts(delta)
         seen = product(as_rows(patches, self.cut), self.others, self.cut)
-        inside = patches - jnp.matmul(seen.value, others.T, precision=HIGHEST)
-        slack = seen.error * self.gain + np.float32(roundoff(others.shape[1])) * norm_above(seen.value) * norm_above(
-            others
-        )
+        inside = product(as_rows(-seen.value, self.cut), self.back, self.cut, start=patches)
+        slack = seen.error * self.gain + inside.error
         outside = _with_unseen(self.space, delta, self.stretch * norm_above(seen.value))
-        return Split(norm_above(inside) * np.float32(1 + 2 * UNIT_ROUNDOFF) + slack, outside, self.stretch * seen.error)
+        return Split(norm_above(inside.value) + slack, outside, self.stretch * seen.error)
 
 
 def _without(

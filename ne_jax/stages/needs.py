@@ -19,7 +19,7 @@ _OF_THE_REPORT = {
 
 def look(stage: str, config: Config, workdir: pathlib.Path) -> None:
     """Raise UserError for what `stage`, or one of "all", would miss at its start or after hours: what a former stage writes, an attack
-    that there is none of, a file of others' attacks that is not there."""
+    that there is none of, a file of others' attacks or another release that is not there."""
     for name in config.release.formats if stage in _OF_A_RELEASE else ():
         folder = workdir / "releases" / name
         if not (folder / "manifest.json").is_file():
@@ -31,6 +31,11 @@ def look(stage: str, config: Config, workdir: pathlib.Path) -> None:
         from ne_jax.stages.attack import wanted
 
         wanted(config.attack.only)
+    other = config.attack.other
+    if other and stage in ("attack", "all") and not (pathlib.Path(other) / "manifest.json").is_file():
+        raise UserError(
+            f"attack.other {other}: no manifest.json, so no complete release; give the folder of one, or nothing"
+        )
     external = config.attack.external
     if external and stage in ("report", "all") and not pathlib.Path(external).is_file():
         raise UserError(f"attack.external {external}: no such file; give a file of JSON lines, or nothing")

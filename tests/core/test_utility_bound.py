@@ -52,7 +52,7 @@ def test_a_change_is_split_where_it_lies(case, where):
     found = jax.jit(lambda ready, delta: ready.split(delta))(ready, delta)
     inside = np.linalg.norm(space.project(delta))
     outside, size = np.linalg.norm(delta - space.project(delta)), float(np.linalg.norm(delta))
-    assert float(found.inside) == pytest.approx(inside, rel=2e-2, abs=3e-5 * size)
+    assert float(found.inside) == pytest.approx(inside, rel=2e-2, abs=1e-5 * size)
     assert float(found.outside) == pytest.approx(outside, rel=2e-2, abs=1e-6 * size)
     assert float(found.error) < 2e-6 * size
 

@@ -1,5 +1,6 @@
 """A stage that comes too early says so at once."""
 
+import dataclasses
 import resource
 
 import pytest
@@ -50,3 +51,17 @@ def test_the_report_names_the_first_stage_that_is_missing(tmp_path):
 def test_what_needs_nothing_is_not_refused(tmp_path, stage):
     """The first stages, and all of them in order."""
     needs.look(stage, Config(), tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["attack", "all"])
+def test_another_release_is_looked_for_before_attacks_take_their_time(tmp_path, stage):
+    """attack.other: a folder that holds no release is told at once, and does not matter to a stage that attacks nothing."""
+    attack = dataclasses.replace(Config().attack, other=str(tmp_path / "none"))
+    config = dataclasses.replace(Config(), attack=attack)
+    (tmp_path / "releases" / "png8").mkdir(parents=True)
+    (tmp_path / "releases" / "png8" / "manifest.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=f"^attack.other {tmp_path}/none: no manifest.json, so no complete release; give"
+    ):
+        needs.look(stage, config, tmp_path)
+    needs.look("evaluate", config, tmp_path)
