@@ -16,6 +16,7 @@ _PLACES = {
     "errors": ["UserError"],
     "models.loading": ["load_model"],
     "recoding.contrastive": ["contrastive", "zoo_gain"],
+    "recoding.hardened": ["hardened"],
     "recoding.deep": ["Deep", "deep_recode"],
     "recoding.guided": ["Guide", "guided_recode"],
     "recoding.subspace_noise": ["isotropic", "recode"],

@@ -18,7 +18,13 @@ from ne_jax.measure.records import Growth
 RELEASED = "NEs released"
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {
-    RELEASED: ("principal_components", "gevd_inpainting", "equal_eigenvalues", "shared_by_neighbours"),
+    RELEASED: (
+        "principal_components",
+        "gevd_inpainting",
+        "equal_eigenvalues",
+        "shared_by_neighbours",
+        "differs_by_place",
+    ),
     "known pairs": ("difference_subspace", "ridge_decoder"),
     "labelled NEs": ("linear_adapter",),
 }

@@ -3,6 +3,8 @@
 equal eigenvalues   white noise in V_N has as many equal eigenvalues as V_N has directions; they stand out of the covariance
 neighbours          noise that is fresh in every patch has nothing in common with the next patch, and photographs have; so what
                     two neighbours share lies outside V_N, whatever the noise's spectrum and whatever it follows
+places              noise that is the same everywhere has the same covariance everywhere, and photographs have not; so what differs
+                    from place to place lies outside V_N
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ne_jax.attacks.attack import Attack, Knowledge
+from ne_jax.attacks.moments import Moments
 from ne_jax.core.linear_estimate import ROUNDING, changed, descending, given, inpainting, patch_prior
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
@@ -56,15 +59,35 @@ def shared_by_neighbours(stored: Images, knowledge: Knowledge, share: float = 0.
     sources that are mixed and differ in how they go on). share: how many are kept, of all, in (0, 1].
     """
     moments = given(knowledge.moments, "moments of the release")
-    values, vectors = np.linalg.eigh(moments.covariance)
-    whiten = (vectors / np.sqrt(np.maximum(values, ROUNDING))) @ vectors.T
+    whiten = _whitening(moments)
     shared, turns = np.linalg.eigh(whiten @ (moments.covariance - moments.steps) @ whiten)
-    kept = np.argsort(-np.abs(shared))[: max(1, round(share * len(values)))]
-    shown, _ = np.linalg.qr(whiten @ turns[:, kept])
+    return _rebuilt(stored, knowledge, whiten @ turns[:, np.argsort(-np.abs(shared))], share)
+
+
+def differs_by_place(stored: Images, knowledge: Knowledge, share: float = 0.05) -> Images:
+    """Keeps the components of a patch whose variance differs most from place to place of an image, and predicts the rest from them.
+
+    The same as `shared_by_neighbours`, with second moments of parts of the image in the place of those of neighbours (blind separation
+    of sources that are not stationary: Pham and Cardoso 2001). share: how many components are kept, of all, in (0, 1].
+    """
+    moments = given(knowledge.moments, "moments of the release")
+    whiten = _whitening(moments)
+    _, turns = descending(whiten @ moments.places @ whiten)
+    return _rebuilt(stored, knowledge, whiten @ turns, share)
+
+
+def _whitening(moments: Moments) -> Float[np.ndarray, "d d"]:
+    values, vectors = np.linalg.eigh(moments.covariance)
+    return (vectors / np.sqrt(np.maximum(values, ROUNDING))) @ vectors.T
+
+
+def _rebuilt(stored: Images, knowledge: Knowledge, filters: Float[np.ndarray, "d d"], share: float) -> Images:
+    """Patches as photographs are, given what the first `share` of the filters, in columns, show of them."""
+    shown, _ = np.linalg.qr(filters[:, : max(1, round(share * len(filters)))])
     prior = patch_prior(given(knowledge.public, "public photographs"), knowledge.patch)
     covariance = prior.root @ prior.root
     rebuilt = covariance @ shown @ np.linalg.solve(shown.T @ covariance @ shown, shown.T)
-    return changed(stored, prior, rebuilt - np.eye(len(values)))
+    return changed(stored, prior, rebuilt - np.eye(len(rebuilt)))
 
 
 def _attack(name: str, title: str, run, grid, quick, source: str) -> Attack:
@@ -81,5 +104,9 @@ ATTACKS = (
     _attack(
         "shared_by_neighbours", "what neighbouring patches share, of the whole release", shared_by_neighbours, _SHARES,
         _SHARES[1:4], "AMUSE: Tong et al. 1990",
+    ),
+    _attack(
+        "differs_by_place", "what differs from place to place, of the whole release", differs_by_place, _SHARES,
+        _SHARES[1:4], "sources that are not stationary: Pham and Cardoso 2001",
     ),
 )  # fmt: skip

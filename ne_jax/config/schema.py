@@ -112,7 +112,7 @@ class RecodeConfig:
     psnr_db: float = leaf(0.0, "Strength. Lower is stronger; 0 is noise as large as the pixel range.", unit="dB")
     design: str = leaf(
         "auto",
-        "auto: gaussian for floating point and boxed for 8 bits. contrastive, guided and deep lead surrogates away. paper is INSECURE.",
+        "auto: gaussian for floating point, boxed for 8 bits. contrastive, guided and deep lead surrogates away. paper is INSECURE.",
         unit="auto, or the name of a design",
         choices=_designs,
     )
@@ -223,7 +223,11 @@ class AttackConfig:
         "full: more parameters, and every reader is trained for itself. none: no attack.",
         choices=("quick", "full", "none"),
     )
-    only: tuple[str, ...] = leaf((), "Names of attacks, as in attacks.jsonl. Empty: all.", unit="attacks")
+    only: tuple[str, ...] = leaf(
+        (),
+        "Names of attacks, as in attacks.jsonl, or curves, which tell what more files give. Empty: all.",
+        unit="attacks",
+    )
     images: int = leaf(64, "Images that are attacked and reported, the first of the release.", unit="images", least=1)
     own_images: int = leaf(32, "Images that the attacker chooses parameters on.", unit="images", least=1)
     releases: int = leaf(

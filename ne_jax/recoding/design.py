@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from ne_jax.core.first_layer import FirstLayer
 from ne_jax.core.pixels import Image
@@ -24,7 +24,8 @@ class Context(NamedTuple):
 
     space: the authorized models' low-sensitivity subspace. layers: their first layers. surrogate_layers: those of the models that are
     led away. authorized, surrogates: give the networks as readers, see `surrogate_views`; raise UserError for one without gradients.
-    settings: the section `recode` of the config. threshold: of the rule that chose `space`.
+    settings: the section `recode` of the config. threshold: of the rule that chose `space`. release_key: gives the key of what all images
+    under the secret share.
     """
 
     space: Subspace
@@ -34,6 +35,7 @@ class Context(NamedTuple):
     surrogates: Callable[[], tuple[Any, ...]]
     settings: Any
     threshold: float
+    release_key: Callable[[], Key[Array, ""]]
 
 
 class Gradients(NamedTuple):

@@ -9,6 +9,7 @@ from ne_jax.recoding.contrastive import CONTRASTIVE
 from ne_jax.recoding.deep import DEEP
 from ne_jax.recoding.design import Design
 from ne_jax.recoding.guided import GUIDED
+from ne_jax.recoding.hardened import HARDENED
 from ne_jax.recoding.paper import PAPER
 from ne_jax.recoding.subspace_noise import BOXED, GAUSSIAN, noise_for
 
@@ -17,6 +18,7 @@ DESIGNS: dict[str, Design] = {
     for design in (
         GAUSSIAN,
         BOXED,
+        HARDENED,
         CONTRASTIVE,
         GUIDED,
         DEEP,

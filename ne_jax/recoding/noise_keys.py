@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 
 _PURPOSE = b"ne_jax noise 2"  # keeps these keys apart from any other use of the secret
+_RELEASE_PURPOSE = b"ne_jax release 1"
 
 
 def noise_keys(
@@ -30,5 +31,14 @@ def noise_keys(
         digest = hmac.new(secret, head, hashlib.sha256)
         digest.update(np.ascontiguousarray(image))
         digests.append(digest.digest()[:8])
-    words = np.frombuffer(b"".join(digests), ">u4").astype(np.uint32).reshape(len(images), 2)
+    return _keys(b"".join(digests))
+
+
+def release_key(secret: bytes) -> Key[Array, ""]:
+    """A key for what all images under a secret share, such as the amplitudes of hardened noise: HMAC-SHA256(secret, purpose), 8 bytes."""
+    return _keys(hmac.digest(secret, _RELEASE_PURPOSE, "sha256")[:8])[0]
+
+
+def _keys(digests: bytes) -> Key[Array, " n"]:
+    words = np.frombuffer(digests, ">u4").astype(np.uint32).reshape(-1, 2)
     return jax.random.wrap_key_data(words, impl="threefry2x32")

@@ -37,6 +37,7 @@ RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
 PREPROCESSING = "preprocessing.jsonl"  # tier 1, a record for each set of parameters
 NOT_RUN = "attacks_not_run.json"  # what has no meaning here, and why
 CURVES = "attack_curves.jsonl"  # what more NEs, pairs or labels give an attacker
+_CURVES = "curves"  # in attack.only: these
 Made = TypeVar("Made")
 
 
@@ -74,9 +75,9 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
             bar.set_postfix_str(attack.name)
             make = functools.partial(_attacked, job, attack, scene, targets, head)
             found.append(_kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), Attacks, make))
-    if not job.config.attack.only:
+    if _CURVES in (job.config.attack.only or [_CURVES]):
         make = functools.partial(curves, scene.knowledge, scene.more, scene.reported, targets, job.authorized.name)
-        grown = _kept(job, release_format, "curves", settings, list[Growth], make)
+        grown = _kept(job, release_format, _CURVES, settings, list[Growth], make)
         found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
     return joined(found)
 
@@ -86,8 +87,8 @@ def _wanted(job: Job) -> list[Attack]:
 
 
 def wanted(only: Sequence[str]) -> list[Attack]:
-    """The attacks of these names; all of them for none. Raises UserError for a name that no attack has."""
-    unknown = sorted(set(only) - {attack.name for attack in ATTACKS})
+    """The attacks of these names, beside "curves"; all of them for none. Raises UserError for a name that no attack has."""
+    unknown = sorted(set(only) - {attack.name for attack in ATTACKS} - {_CURVES})
     if unknown:
         raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")
     return [attack for attack in ATTACKS if not only or attack.name in only]

@@ -30,6 +30,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
 from ne_jax.recoding.design import Context, Design, Recipe
 from ne_jax.recoding.designs import choose
+from ne_jax.recoding.noise_keys import release_key
 from ne_jax.release import ledger, owner_files, signature
 from ne_jax.release.formats import FORMATS
 from ne_jax.stages import claim, multihost
@@ -97,6 +98,7 @@ class Job(NamedTuple):
             surrogates=functools.partial(_readings, self.surrogates, shape),
             settings=self.config.recode,
             threshold=self.config.subspace.value,
+            release_key=lambda: release_key(self.secret()),
         )
 
     def recipe(self, release_format: str) -> Recipe:

@@ -25,6 +25,32 @@ def test_they_are_those_of_all_images_whatever_the_batches():
         np.testing.assert_allclose(each.steps, second_moment(differences, np.zeros(32)), atol=1e-6)
 
 
+def test_places_tell_where_patches_vary_more():
+    """Nothing, but for sampling, where the covariance is the same everywhere; where one place has ten times the variance in one number,
+    that number alone, by (C_r - C) C^-1 (C_r - C) of known covariances."""
+    generator = np.random.default_rng(2)
+    images = generator.standard_normal((20_000, 4, 4, 1)).astype(np.float32)
+    assert np.abs(growing(iter([images]), (2, 2, 1), [len(images)])[0].places).max() < 0.01
+    images[:, 0, 0] *= 10**0.5
+    found = growing(iter([images]), (2, 2, 1), [len(images)])[0].places
+    whole = (10 + 3) / 4
+    expected = ((10 - whole) ** 2 + 3 * (1 - whole) ** 2) / 4 / whole
+    assert found[0, 0] == pytest.approx(expected, rel=0.05)
+    assert np.abs(found - np.diag([found[0, 0], 0, 0, 0])).max() < 0.2
+
+
+def test_regions_of_many_patches_are_four_by_four():
+    """An image of 8 x 12 patches is compared in 16 parts: places within a part are one."""
+    generator = np.random.default_rng(3)
+    images = generator.standard_normal((40_000, 8, 12, 1)).astype(np.float32)
+    images[:, 0, 0] *= 5
+    one = growing(iter([images]), (1, 1, 1), [len(images)])[0]
+    part = (25 + 5) / 6
+    whole = (part + 15) / 16
+    expected = ((part - whole) ** 2 + 15 * (1 - whole) ** 2) / 16 / whole
+    assert one.places[0, 0] == pytest.approx(expected, rel=0.05)
+
+
 def test_small_eigenvalues_are_not_drowned():
     """A direction in which patches vary by a ten thousandth of what they do elsewhere is seen to a millionth."""
     generator = np.random.default_rng(1)
@@ -35,9 +61,9 @@ def test_small_eigenvalues_are_not_drowned():
     assert 0 < values[0] < 1e-6 and values[1] > 0.5
 
 
-def test_counts_grow_by_four_and_end_with_all():
+def test_counts_grow_by_eight_and_end_with_all():
     """What curves are drawn over."""
-    assert counts(70) == [1, 4, 16, 64, 70] and counts(64) == [1, 4, 16, 64] and counts(1) == [1]
+    assert counts(70) == [1, 8, 64, 70] and counts(64) == [1, 8, 64] and counts(1) == [1]
 
 
 def test_an_empty_release_is_told():

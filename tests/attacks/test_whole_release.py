@@ -1,5 +1,6 @@
 """Tier 2 from the whole release: noise gives its subspace away by itself, and what is not such noise is left alone."""
 
+import contextlib
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from ne_jax.attacks import whole_release
 from ne_jax.attacks.attack import Knowledge
 from ne_jax.attacks.moments import growing
 from ne_jax.core.linear_estimate import cut
+from ne_jax.recoding.hardened import hardened
 from tests.photos import photographs
 from tests.releases import PSNR_DB, SHAPE, WINDOW, clean, crops, decibels, isotropic, known, run
 
@@ -72,6 +74,63 @@ def test_unequal_noise_hides_from_eigenvalues_and_not_from_neighbours(make_layer
     except ne_jax.UserError:
         return
     assert by_eigenvalues < by_neighbours - 5
+
+
+def test_what_differs_by_place_restores_pictures_that_do(make_layer):
+    """Pictures that fade towards their edges, as things on a plain ground do, under unequal noise: where the covariance differs from place
+    to place, there is no noise."""
+    stored, knowledge = released(make_layer, "unequal")
+    noise, fading = stored - clean(), faded(np.ones_like(clean()))
+    images = fading[:1] * released_pictures()
+    space = known(make_layer)[1].space
+    all_noise = np.concatenate([noise, other_noise(space, len(images) - len(noise))])
+    moments = growing(iter([images + all_noise]), WINDOW, [len(images)])[0]
+    knowledge = knowledge._replace(moments=moments, public=fading[:1] * knowledge.public)
+    wanted, given = images[: len(noise)], (images + all_noise)[: len(noise)]
+    after = max(
+        -10 * np.log10(np.mean((run(ATTACKS["differs_by_place"], given, knowledge, share=share) - wanted) ** 2))
+        for share in (0.1, 0.2, 0.4)
+    )
+    assert after > -10 * np.log10(np.mean(noise**2)) + 8
+
+
+def faded(images: np.ndarray) -> np.ndarray:
+    """Images that are dark at their edges."""
+    rows, columns = (np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2 for length in SHAPE[:2])
+    return images * (rows[:, None] * columns)[..., None].astype(np.float32)
+
+
+def other_noise(space, count: int) -> np.ndarray:
+    """Unequal noise of the releases' strength, for more pictures."""
+    basis, generator = np.asarray(space.basis), np.random.default_rng(9)
+    rows, columns = SHAPE[0] // WINDOW[0], SHAPE[1] // WINDOW[1]
+    scale = np.geomspace(1, 0.05, basis.shape[1]).astype(np.float32)
+    noise = (generator.standard_normal((count, rows * columns, basis.shape[1])).astype(np.float32) * scale) @ basis.T
+    noise *= 10 ** (-PSNR_DB / 20) / np.sqrt(np.mean(noise**2))
+    return noise.reshape(-1, rows, columns, *WINDOW).transpose(0, 1, 3, 2, 4, 5).reshape(count, *SHAPE)
+
+
+def test_hardened_noise_stays(make_layer):
+    """48 pictures, 12,288 patches of 48 numbers: where white noise in the same directions is taken away to 30 dB and more, no attack on second
+    moments, whatever its parameters, rebuilds a picture much better than the mean of public ones does."""
+    white, knowledge = released(make_layer, "white")
+    space = hardened(jax.random.key(5), known(make_layer)[1].space)
+    release = jax.vmap(lambda key, image: ne_jax.recode(key, image, space, PSNR_DB, replace=True))
+    stored = np.asarray(release(jax.random.split(jax.random.key(6), len(released_pictures())), released_pictures()))
+    told = knowledge._replace(moments=growing(iter([stored]), WINDOW, [len(stored)])[0])
+    assert best_of_all(white, knowledge) > 30
+    mean = decibels(np.broadcast_to(knowledge.public.mean(0), clean().shape))
+    assert best_of_all(stored[: len(white)], told) < mean + 3
+
+
+def best_of_all(stored: np.ndarray, knowledge: Knowledge) -> float:
+    """PSNR, dB, after the best of all attacks and parameters."""
+    found = []
+    for attack in ATTACKS.values():
+        for parameters in attack.grid:
+            with contextlib.suppress(ne_jax.UserError):
+                found.append(decibels(run(attack, stored, knowledge, **parameters)))
+    return max(found)
 
 
 def test_isotropic_noise_has_no_subspace(make_layer):

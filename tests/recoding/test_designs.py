@@ -41,7 +41,9 @@ def context(make_layer) -> Context:
     layer, other = (make_layer(np.geomspace(1, 1e-3, 48), (4, 4, 3), seed=seed).layer for seed in (0, 1))
     space = low_sensitivity(spectrum(layer, (16, 16, 3)), "count", 24)
     settings = dataclasses.replace(config.Config().recode, steps=2, restore=1, surrogates=("other",))
-    return Context(space, (layer,), (other,), lambda: (reader(0),), lambda: (reader(1),), settings, 0.03)
+    return Context(
+        space, (layer,), (other,), lambda: (reader(0),), lambda: (reader(1),), settings, 0.03, lambda: jax.random.key(5)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -345,7 +345,9 @@ MISTAKES = {
         "release.formats": ("jpeg",)
     },
     "release.formats is []; choose from png8": {"release.formats": ()},
-    'recode.design "giuded" is unknown; choose auto, gaussian, boxed, contrastive, guided, deep, paper': {"recode.design": "giuded"},
+    'recode.design "giuded" is unknown; choose auto, gaussian, boxed, hardened, contrastive, guided, deep, paper': {
+        "recode.design": "giuded"
+    },
     "recode.design paper leaves [0, 1], which png8 cannot hold": {"recode.design": "paper"},
     "recode.design gaussian leaves [0, 1], which webdataset cannot hold": {
         "recode.design": "gaussian", "release.formats": ("float32", "webdataset")

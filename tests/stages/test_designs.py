@@ -105,7 +105,7 @@ def test_two_models_are_authorized_at_once(tmp_path):
     ("leaves", "told"),
     [
         ({"recode.design": "guided"}, "needs recode.surrogates"),
-        ({"recode.design": "dep"}, "choose auto, gaussian, boxed, contrastive, guided, deep, paper"),
+        ({"recode.design": "dep"}, "choose auto, gaussian, boxed, hardened, contrastive, guided, deep, paper"),
         ({**GUIDED, "recode.replace": True}, "recode.replace does not go with recode.design guided"),
         ({**GUIDED, "recode.steps": 0}, "recode.steps is 0"),
     ],
