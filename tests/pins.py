@@ -52,6 +52,15 @@ JOBS: dict[str, dict] = {
     | {"recode.psnr_db": 20.0, "recode.margin_share": 0.0, "recode.logit_gap": 1.0},
     "paper": _ONE | {"recode.design": "paper", "recode.psnr_db": 30.0, "release.formats": ("float32",)},
 }  # fmt: skip
+# One process for all stages of a job, since imports and compilers take longer than most of these.
+_STAGES = """
+import sys
+from ne_jax import main
+_, config, workdir, *stages = sys.argv
+for stage in stages:
+    sys.argv = ["main", f"--config={config}", f"--workdir={workdir}", f"--stage={stage}"]
+    main.main(main._parse(sys.argv))
+"""
 _MEASURED = ("results.jsonl", "curve.jsonl", "check.json", "private/certificates.jsonl", "attacks.jsonl")
 
 
@@ -88,10 +97,9 @@ def releases(folder: pathlib.Path) -> dict[str, dict[str, str]]:
 def one(folder: pathlib.Path, name: str) -> dict[str, str]:
     """SHA-256 of what one job makes in `folder`."""
     config = jobs.write_config(folder / f"{name}.py", jobs.small_leaves(folder, **JOBS[name]))
-    workdir = folder / name
-    for stage in ("encode", "check", "evaluate", "attack") if name == "formats" else ("encode",):
-        done = jobs.run(jobs.main(f"--config={config}", f"--workdir={workdir}", f"--stage={stage}"), **HELD)
-        assert done.returncode == 0, done.stderr
+    workdir, stages = folder / name, ("encode", "check", "evaluate", "attack") if name == "formats" else ("encode",)
+    done = jobs.run(["python", "-c", _STAGES, str(config), str(workdir), *stages], **HELD)
+    assert done.returncode == 0, done.stderr
     found: dict[str, str] = {}
     for release in sorted((workdir / "releases").iterdir()):
         each = {key: value for key, value in jobs.contents(workdir).items() if key.startswith(f"{release.name}/")}

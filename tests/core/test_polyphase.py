@@ -228,9 +228,11 @@ def test_samples_lie_in_the_subspace_with_its_projection_as_covariance():
     case = Case((6, 8, 1), (4, 4), (2, 2), "SAME")
     space = low_sensitivity(spectrum(layer_of(case), case.image), "count", 20)
     samples = jax.jit(jax.vmap(space.sample))(jax.random.split(jax.random.key(3), 4000))
-    again, rest = jax.vmap(space.project)(samples), jax.vmap(space.complement)(samples)
-    assert float(jnp.abs(again - samples).max()) <= 100 * EPS
-    assert float(jnp.abs(rest).max()) <= 100 * EPS
+    again, rest = jax.jit(lambda samples: (jax.vmap(space.project)(samples), jax.vmap(space.complement)(samples)))(
+        samples
+    )
+    assert np.abs(np.asarray(again) - samples).max() <= 100 * EPS
+    assert np.abs(rest).max() <= 100 * EPS
     flat = np.asarray(samples).reshape(4000, -1)
     # An entry's standard error is at most sqrt(2 / 4000); 5.5 of them: odds 4e-8 each, of 2,304.
     assert np.abs(flat.T @ flat / 4000 - matrix_of(space)).max() <= 5.5 * np.sqrt(2 / 4000)
@@ -307,6 +309,16 @@ def test_work_is_one_program_for_all_frequencies():
     assert steps[0] == steps[1]
 
 
+# Each geometry takes a program of its own, which takes seconds to compile; of products, splits and borders alone every geometry is in
+# test_layer_products.py, test_utility_bound.py and below.
+CERTIFIED = ("4x5 / 3, valid", "kernel larger than the image", "two strides", "padding beyond the kernel")
+
+
+@pytest.mark.parametrize(
+    "decomposed",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in CERTIFIED)) for name in CASES],
+    indirect=True,
+)
 def test_certificate_holds_for_every_layer_and_change(decomposed, keys):
     """With the true padding, measured gap <= bound, for changes in V_N, rounded ones, any others, and at the border alone."""
     layer, found, values, _ = decomposed
@@ -333,13 +345,26 @@ def test_zero_padded_outputs_are_circular_ones_less_what_wraps_around(decomposed
     """The identity under the border term: T delta = T_circular delta - T w, to rounding, for any change."""
     layer, found, *_ = decomposed
     delta = jax.random.normal(keys[0], (4, *found.image_shape))
-    outer = jax.vmap(lambda one: wrap_around(layer, one))(delta)
-    difference = wrapped_apply(layer, delta) - unpadded(layer).apply(outer) - layer.apply(delta)
-    assert float(jnp.abs(difference).max()) <= 200 * EPS * float(jnp.abs(layer.apply(delta)).max())
+
+    @jax.jit
+    def applied(layer, delta):
+        outer = jax.vmap(lambda one: wrap_around(layer, one))(delta)
+        return layer.apply(delta), unpadded(layer).apply(outer)
+
+    found, at_border = map(np.asarray, applied(layer, delta))
+    difference = np.asarray(wrapped_apply(layer, delta)) - at_border - found
+    assert np.abs(difference).max() <= 200 * EPS * np.abs(found).max()
 
 
 @pytest.mark.parametrize(
-    ("padding", "threshold"), [("VALID", 0.05), ("SAME", 0.1), (((2, 2), (2, 2)), 0.05), (((2, 2), (2, 2)), 0.3)]
+    ("padding", "threshold"),
+    [
+        ("VALID", 0.05),
+        (((2, 2), (2, 2)), 0.05),
+        # Less border for its noise than the second, and none for the first.
+        pytest.param("SAME", 0.1, marks=pytest.mark.slow),
+        pytest.param(((2, 2), (2, 2)), 0.3, marks=pytest.mark.slow),
+    ],
 )
 def test_the_bound_is_tight_for_noise(keys, padding, threshold):
     """Gaussian noise at 96 x 96: the measured gap is at least a third of the bound; the border adds at most 3/7 to what is expected."""
@@ -347,7 +372,7 @@ def test_the_bound_is_tight_for_noise(keys, padding, threshold):
     layer = smooth_layer(case)
     space = low_sensitivity(spectrum(layer, case.image), "relative", threshold)
     images = jnp.full((4, *case.image), 0.5)
-    recoded = jax.vmap(lambda key, image: recode(key, image, space, 20.0))(keys[:4], images)
+    recoded = jax.jit(jax.vmap(lambda key, image: recode(key, image, space, 20.0)))(keys[:4], images)
     certificate = certify(layer, space, images, recoded)
     assert bool(certificate.holds.all())
     assert float((certificate.bound / certificate.feature_gap).max()) <= 3
@@ -379,7 +404,7 @@ def test_another_layer_of_the_same_strides_is_certified(smooth, keys):
     """The bound is of the layer that is certified, also for a subspace that another layer chose, and another kernel size."""
     _, space = smooth
     images = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3))
-    recoded = jax.vmap(lambda key, image: recode(key, image, space, 14.0))(keys[:4], images)
+    recoded = jax.jit(jax.vmap(lambda key, image: recode(key, image, space, 14.0)))(keys[:4], images)
     other = layer_of(CASES["resnet stem"])
     assert bool(certify(other, space, images, recoded).holds.all())
     with pytest.raises(UserError, match="patches"):

@@ -11,8 +11,8 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from ne_jax.data.images import BrokenImage, open_image
-from tests.data.test_tiff import packed
 from tests.photos import photographs
+from tests.tiffs import packed
 
 RNG = np.random.default_rng(0)
 COLOUR = Image.fromarray(RNG.integers(0, 256, (7, 5, 3), np.uint8))

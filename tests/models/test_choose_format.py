@@ -19,6 +19,29 @@ from tests.oracles import timm, torch, torchvision
 VARIANTS = [name for family in FAMILIES for name in family.variants]
 
 
+def larger(name: str) -> bool:
+    """Whether a variant has a smaller one in its family, which differs from it by numbers alone: tracing it takes a second or two."""
+    large = (
+        "resnet101",
+        "resnet152",
+        "vit_b",
+        "vit_l",
+        "deit_s",
+        "deit_b",
+        "dinov2_b",
+        "dinov2_l",
+        "convnext_s",
+        "convnext_b",
+        "convnext_l",
+    )
+    return name.startswith((*large, "efficientnet_lite2", "efficientnet_lite3", "efficientnet_lite4"))
+
+
+def marked(names: list[str]) -> list:
+    """Larger variants only when asked for."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * larger(name)) for name in names]
+
+
 @functools.cache
 def leaf_shapes(name: str, num_classes: int | None = None) -> dict[str, tuple[int, ...]]:
     """The module's leaves; publishers' deviations, such as an epsilon, change none."""
@@ -43,7 +66,7 @@ def published(name: str, publisher: str, num_classes: int | None = None, prefix:
     return TensorFile((), shapes, lambda _: np.zeros(0))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", marked(VARIANTS))
 def test_key_tables_cover_the_module_exactly(name):
     """For every publisher of a variant: every leaf has one row, every row a leaf, no tensor is read twice; and a file with
     these names is taken for that publisher's, with all its classes."""
@@ -70,7 +93,9 @@ def timm_s(name: str) -> str:
     return f"{kind}_{width}_{'distilled_' * ('distilled' in more)}patch{size[1:]}_{side}"
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith(("vit_", "deit_", "dinov2_", "resnet"))])
+@pytest.mark.parametrize(
+    "name", marked([name for name in VARIANTS if name.startswith(("vit_", "deit_", "dinov2_", "resnet"))])
+)
 def test_published_sizes(name):
     """Trainable parameters, counted: exactly as many as the published implementation has."""
     if name.endswith("_fashion"):

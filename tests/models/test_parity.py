@@ -111,11 +111,26 @@ ROWS = {
     "ResNet-152, torchvision": Row(
         "resnet152", torchvision.models.resnet152, save_torchvision, OF_RESNET, limit=1e-3, slow=True
     ),
-    "ViT-B/16, timm": of_timm("vit_b16", "vit_base_patch16_224", statistics=HALF, main=True),
-    "ViT-B/16, transformers": of_hub(
-        "vit_b16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000), save=save_sharded, statistics=HALF
+    "ViT-S/16, timm": of_timm("vit_s16", "vit_small_patch16_224", statistics=HALF),
+    "ViT-S/16, transformers": of_hub(
+        "vit_s16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000, **SMALL), statistics=HALF
     ),
-    "ViT-B/16, torchvision": Row("vit_b16", torchvision.models.vit_b_16, save_torchvision, OF_TORCHVISION),
+    "ViT-S/16, torchvision": Row(
+        "vit_s16",
+        lambda: torchvision.models.VisionTransformer(224, 16, 12, 6, 384, 1536),
+        save_torchvision,
+        OF_TORCHVISION,
+    ),
+    "ViT-B/16, timm": of_timm("vit_b16", "vit_base_patch16_224", statistics=HALF, main=True, slow=True),
+    "ViT-B/16, transformers": of_hub(
+        "vit_b16",
+        T.ViTForImageClassification,
+        T.ViTConfig(num_labels=1000),
+        save=save_sharded,
+        statistics=HALF,
+        slow=True,
+    ),
+    "ViT-B/16, torchvision": Row("vit_b16", torchvision.models.vit_b_16, save_torchvision, OF_TORCHVISION, slow=True),
     "ViT-L/16, timm": of_timm("vit_l16", "vit_large_patch16_224", statistics=HALF, limit=1e-3, slow=True),
     "DeiT-B, timm": of_timm("deit_b16", "deit_base_patch16_224", main=True, slow=True),
     "DeiT-B, transformers": of_hub("deit_b16", T.ViTForImageClassification, T.ViTConfig(num_labels=1000), slow=True),
@@ -316,7 +331,7 @@ def test_google_s_own_files_are_read_as_timm_reads_them(tmp_path, dtype):
     np.savez(tmp_path / "plain.npz", **{name: tensor.astype(np.float32) for name, tensor in tensors.items()})
     theirs = timm.create_model("vit_small_patch32_224").eval()
     theirs.load_pretrained(str(tmp_path / "plain.npz"))
-    ours, pixels = load_model("vit_s32", tmp_path / "S_32.npz"), random_pixels(8)
+    ours, pixels = load_model("vit_s32", tmp_path / "S_32.npz"), random_pixels(2)
     assert ours.publisher == "google" and ours.notes == ()
     expected = answer(theirs, normalised(pixels, HALF))
     oracles.close(ours.apply(pixels), expected, 1e-4)

@@ -16,11 +16,11 @@ from ne_jax.release import manifest
 from ne_jax.stages import encode
 from tests.jobs import opened
 
-SHAPE, COUNT, DB = (112, 112, 1), 12, 16.0
+SHAPE, COUNT, DB, STEPS, RESTORE = (112, 112, 1), 12, 16.0, 12, 20
 DEEP = {
     "authorized": "resnet_a", "subspace.rule": "count", "subspace.value": 200.0, "readers": ("resnet_a", "vit_a"),
     "recode.design": "deep", "recode.surrogates": ("vit_a",), "recode.psnr_db": DB, "release.formats": ("png8",),
-    "data.limit": 4, "recode.steps": 8,
+    "data.limit": 4, "batch_size": COUNT, "recode.steps": STEPS, "recode.restore": RESTORE,
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def readers(*names):
 
 
 def encoded(pixels, **settings):
-    deep = Deep(readers("resnet_a"), readers("vit_a"), steps=16, restore=20, **settings)
+    deep = Deep(readers("resnet_a"), readers("vit_a"), steps=STEPS, restore=RESTORE, **settings)
     return encode_batch(noise_keys(bytes(32), b"", pixels), pixels, Recipe(DESIGN, deep, DB, np.uint8))
 
 
@@ -91,5 +91,5 @@ def test_an_encoded_release_says_how_it_was_made(tmp_path):
     with opened(tmp_path, "run", **DEEP) as job:
         assert encode.run(job) == 0
         ne = manifest.read_manifest(job.release_dir("png8"))
-    assert (ne.design, ne.images, ne.settings["surrogates"], ne.settings["steps"]) == ("deep", 4, ["vit_a"], 8)
+    assert (ne.design, ne.images, ne.settings["surrogates"], ne.settings["steps"]) == ("deep", 4, ["vit_a"], STEPS)
     assert ne.settings["margin_share"] == 0.5 and ne.settings["logit_gap"] == 0.1

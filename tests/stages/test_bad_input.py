@@ -18,8 +18,8 @@ from ne_jax.errors import UserError
 from ne_jax.stages import encode, multihost
 from ne_jax.stages.job import open_job
 from tests import jobs
-from tests.data.test_tiff import tiff
 from tests.jobs import contents, encode_into, opened, rows, small_config
+from tests.tiffs import tiff
 
 FORMATS = {"release.formats": ("png8", "array_record", "float32")}
 
