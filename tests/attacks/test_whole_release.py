@@ -111,8 +111,8 @@ def other_noise(space, count: int) -> np.ndarray:
 
 
 def test_hardened_noise_stays(make_layer):
-    """48 pictures, 12,288 patches of 48 numbers: where white noise in the same directions is taken away to 30 dB and more, no attack on second
-    moments, whatever its parameters, rebuilds a picture much better than the mean of public ones does."""
+    """48 pictures, 12,288 patches of 48 numbers: where white noise in the same directions is taken away to 30 dB and more, no attack on
+    second moments, whatever its parameters, rebuilds a picture much better than the mean of public ones does."""
     white, knowledge = released(make_layer, "white")
     space = hardened(jax.random.key(5), known(make_layer)[1].space)
     release = jax.vmap(lambda key, image: ne_jax.recode(key, image, space, PSNR_DB, replace=True))
