@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ne_jax.attacks import whole_release
 from ne_jax.attacks.attack import Attack, Knowledge, restricted
 from ne_jax.attacks.moments import Moments, counts
 from ne_jax.attacks.registry import BY_NAME
@@ -16,9 +17,11 @@ from ne_jax.measure.answers import interval, read
 from ne_jax.measure.records import Growth
 
 RELEASED = "NEs released"
+# Blind attacks that learn from the second moments of the whole release, and rebuild pictures.
+WHOLE_RELEASE = ("gevd_inpainting", *(attack.name for attack in whole_release.ATTACKS))
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {
-    RELEASED: ("principal_components", "gevd_inpainting", "equal_eigenvalues", "shared_by_neighbours"),
+    RELEASED: ("principal_components", *WHOLE_RELEASE),
     "known pairs": ("difference_subspace", "ridge_decoder"),
     "labelled NEs": ("linear_adapter",),
 }

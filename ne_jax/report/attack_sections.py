@@ -54,8 +54,8 @@ def _unharmed_text(names: list[str]) -> str:
     """A sentence about them; empty for none."""
     if not names:
         return ""
-    who = "1 reader" if len(names) == 1 else f"{len(names)} readers"
-    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what they read of clean images."
+    who, reads = ("1 reader", "it reads") if len(names) == 1 else (f"{len(names)} readers", "they read")
+    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what {reads} of clean images."
 
 
 def title(name: str) -> str:

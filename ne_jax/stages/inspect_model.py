@@ -13,11 +13,13 @@ from ne_jax.core.pixels import Images, to_float
 from ne_jax.core.rules import strongest_psnr_db
 from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
+from ne_jax.measure.giveaway import Giveaway
 from ne_jax.models.model import Model
 from ne_jax.recoding.designs import DESIGNS
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
 from ne_jax.stages.evaluate import control
+from ne_jax.stages.gives_away import foresee
 from ne_jax.stages.job import Job
 from ne_jax.stages.look_ahead import FEW
 
@@ -80,6 +82,7 @@ class Inspection(Record, kw_only=True):
     singular_value_places: list[int]  # which ones are kept, from 1
     singular_values: list[float]
     formats: dict[str, FormatRow]
+    planned: Giveaway | UnsetType = UNSET  # absent in files of earlier versions
 
 
 def run(job: Job) -> Inspection:
@@ -115,6 +118,7 @@ def run(job: Job) -> Inspection:
         singular_value_places=(places + 1).tolist(),
         singular_values=sigma[places].tolist(),
         formats={name: _inspect_format(job, name, clean, readers) for name in job.config.release.formats},
+        planned=foresee(job),
     )
     files.write_json(job.workdir / INSPECTION, found)
     return found
