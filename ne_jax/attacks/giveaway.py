@@ -17,11 +17,12 @@ from ne_jax.attacks.run_one import psnr
 from ne_jax.core.linear_estimate import Unit
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
-from ne_jax.measure.answers import Answers, read
+from ne_jax.measure.answers import Answers, interval, read
+from ne_jax.measure.forecast import Point, reached
 from ne_jax.measure.giveaway import AtFiles, Regained
+from ne_jax.measure.records import LOST, Foretold
 from ne_jax.models.model import Model
 
-_LOST = 0.1  # who disagrees with itself on less has nothing that an attack could give back
 _HALF = 0.5  # of what a reader lost, or of the pictures' variance: from there on a release gives itself away
 
 
@@ -66,29 +67,46 @@ def _attacked(scene: Attackable, moments: Moments) -> Iterator[tuple[str, Images
 
 def regained(agreement_ne: float, after: float) -> float | None:
     """Share of what a reader lost that an attack gives back; None for one that lost next to nothing."""
-    return (after - agreement_ne) / (1 - agreement_ne) if 1 - agreement_ne >= _LOST else None
+    return (after - agreement_ne) / (1 - agreement_ne) if 1 - agreement_ne >= LOST else None
+
+
+def most_regained(as_it_is: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """The reader that has most of what it lost back; None where none lost anything."""
+    shares = {name: regained(as_it_is[name], value) for name, value in after.items()}
+    return max((name for name, share in shares.items() if share is not None), key=shares.__getitem__, default=None)
 
 
 def gives_away(point: AtFiles, as_it_is: Mapping[str, float]) -> bool:
     """Whether any reader has half of what it lost back; where no reader lost anything, whether half of the pictures' variance is."""
-    shares = [regained(as_it_is[name], found.agreement) for name, found in point.readers.items()]
-    lost = [share for share in shares if share is not None]
-    return max(lost) >= _HALF if lost else point.share >= _HALF
+    name = most_regained(as_it_is, {name: found.agreement for name, found in point.readers.items()})
+    share = point.share if name is None else regained(as_it_is[name], point.readers[name].agreement)
+    return share >= _HALF
 
 
 def first_to_give_away(
-    count: int, look: Callable[[int], AtFiles], as_it_is: Mapping[str, float]
+    count: int, look: Callable[[int], AtFiles], as_it_is: Mapping[str, float], least: int = 1
 ) -> tuple[AtFiles | None, list[AtFiles]]:
     """Of `count` points with more and more files, which `look` takes a while for, the first that gives the release away, None if not even
-    the last does; and those that were looked at, ascending. More files give no less away, so that half of the points can be left out at
-    each look."""
+    the last does; and those that were looked at, ascending, the last `least` among them. More files give no less away, so half of the
+    points can be left out at each look."""
     seen = functools.cache(look)
     low, high = 0, count - 1
-    asked = {high}
-    if not gives_away(seen(high), as_it_is):
-        return None, [seen(high)]
-    while low < high:
+    asked = set(range(max(0, count - least), count))
+    away = gives_away(seen(high), as_it_is)
+    while away and low < high:
         middle = (low + high) // 2
         asked.add(middle)
         low, high = (low, middle) if gives_away(seen(middle), as_it_is) else (middle + 1, high)
-    return seen(high), [seen(place) for place in sorted(asked)]
+    return seen(high) if away else None, [seen(place) for place in sorted(asked)]
+
+
+def foretold(points: Sequence[AtFiles], as_it_is: Mapping[str, float], files: int, n: int) -> dict[str, Foretold]:
+    """The agreement of each reader after the attack that helps it most, at so many files: of the last point where that has them, else
+    by carrying the points on. n: images that were read."""
+    found = {}
+    for name, plain in as_it_is.items():
+        seen = [(point.files, point.readers[name].agreement) for point in points if name in point.readers]
+        lines = [Point(count, value, interval(np.arange(n) < round(value * n))) for count, value in seen]
+        if lines:
+            found[name] = reached(lines, plain, 1.0, files)
+    return found

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ne_jax.measure.records import Foretold
+
 _MODEL_ERROR = 0.04  # curves that were measured are no exact logistic ones
 # Growth of the logit per e-fold of files, of curves that were measured: most of them between the half and twice this.
 _SLOPE, _SPREAD = 1.2, 0.4
@@ -23,20 +25,26 @@ class Point(NamedTuple):
     ci95: tuple[float, float]
 
 
-class Ahead(NamedTuple):
-    """A value that was not measured, and where it lies with 95 % if the curve goes on as it should."""
+def reached(points: Sequence[Point], floor: float, ceiling: float, files: int) -> Foretold:
+    """The value at `files`, from points in ascending order: of the last one where that has as many, else `ahead`. No less than at fewer
+    files: who has more needs not use them."""
+    last, best = points[-1], max(points, key=lambda point: point.value)
+    if last.files < files:
+        value, ci95 = ahead(points, floor, max(ceiling, best.value), files)
+        how = "extrapolated"
+    else:
+        (value, ci95), how = last[1:], "simulated"
+    value = max(value, best.value)
+    return Foretold(files=files, value=value, ci95=(min(ci95[0], value), max(ci95[1], value)), how=how)
 
-    value: float
-    ci95: tuple[float, float]
 
+def ahead(points: Sequence[Point], floor: float, ceiling: float, files: int) -> tuple[float, tuple[float, float]]:
+    """The value at `files`, and where it lies with 95 %, by a curve that is logistic in log files and rises from `floor`, on the files
+    as they are, to at most `ceiling`, what the attack leaves of clean images.
 
-def ahead(points: Sequence[Point], floor: float, ceiling: float, files: int) -> Ahead:
-    """The value at `files`, by a curve that is logistic in log files and rises from `floor`, on the files as they are, to at most
-    `ceiling`, what the attack leaves of clean images.
-
-    All such curves are weighed by how well they go through the points, and by how steep curves are that were measured; half of
-    the weight is with those that rise to the ceiling, the other half with those that end before. So where nothing is found yet, the interval says that it may begin at any time. No less than the last point, as who has
-    more files needs not use them.
+    All such curves are weighed by how well they go through the points, and by how steep curves are that were measured. Half of the
+    weight is with those that rise to the ceiling, the other half with those that end before. So where nothing is found yet, the
+    interval says that it may begin at any time.
     """
     middles = np.linspace(0, np.log(_FILES), _MIDDLES)[:, None, None]
     spread = np.linspace(-2.5, 2.5, _SLOPES)[:, None]
@@ -54,5 +62,4 @@ def ahead(points: Sequence[Point], floor: float, ceiling: float, files: int) -> 
     order = np.argsort(found)
     shares = np.cumsum(weights[order]) / weights.sum()
     low, middle, high = (float(found[order[np.searchsorted(shares, share)]]) for share in (0.025, 0.5, 0.975))
-    best = max(middle, points[-1].value)
-    return Ahead(best, (min(low, best), max(high, best)))
+    return middle, (low, high)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
-
 from ne_jax.files import Record
-
-Count = Annotated[int, Meta(ge=1)]
+from ne_jax.measure.records import Count, Foretold
 
 
 class Regained(Record, kw_only=True):
@@ -42,6 +37,7 @@ class GivenAway(Record, kw_only=True):
     files: int | None  # of 1, 4, 16, ... the first at which it gives itself away; None: at none that was simulated
     agreement_ne: dict[str, float]  # of readers, on the files as they are
     points: list[AtFiles]  # the numbers of files that were looked at, ascending
+    at_planned: dict[str, Foretold]  # agreement of readers at `planned` files, after the attack that helps each most
 
 
 class NotSimulated(Record, kw_only=True):

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ne_jax.attacks.registry import BY_NAME
-from ne_jax.measure.records import Attacked, Growth, NotRun, strongest
+from ne_jax.measure.records import LOST, Attacked, Growth, NotRun, lost, strongest
 from ne_jax.report import page
 from ne_jax.report.result_tables import formats, number, table, told
-
-# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
-_LOST = 0.1
 
 
 def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], twice: bool = False) -> Attacked | None:
@@ -22,7 +19,7 @@ def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], 
             for row in records
             if row.release_format == release_format
             and row.tier in tiers
-            and _lost(row)
+            and lost(row)
             and twice == (row.attack in BY_NAME and "again" in BY_NAME[row.attack].knows)
         ),
         key=_gain,
@@ -39,15 +36,10 @@ def _other(row: Attacked) -> bool:
     return row.reader != row.authorized and row.metric != "feature_cosine"
 
 
-def _lost(row: Attacked) -> bool:
-    """Whether the release took something from a reader: relatives of the authorized model read the files as they are."""
-    return _other(row) and row.value_clean - row.value_ne >= _LOST * row.value_clean
-
-
 def unharmed(records: list[Attacked], release_format: str) -> list[str]:
     """Readers, other than the authorized model, that lost nothing."""
     rows = [row for row in records if row.release_format == release_format and _other(row)]
-    return sorted({row.reader for row in rows} - {row.reader for row in rows if _lost(row)})
+    return sorted({row.reader for row in rows} - {row.reader for row in rows if lost(row)})
 
 
 def _unharmed_text(names: list[str]) -> str:
@@ -55,7 +47,7 @@ def _unharmed_text(names: list[str]) -> str:
     if not names:
         return ""
     who, reads = ("1 reader", "it reads") if len(names) == 1 else (f"{len(names)} readers", "they read")
-    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what {reads} of clean images."
+    return f"Left out: {who} ({', '.join(names)}) that lost less than {LOST:.0%} of what {reads} of clean images."
 
 
 def title(name: str) -> str:
@@ -110,7 +102,7 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
     ]  # fmt: skip
     by_attack: dict[str, list[Attacked]] = {}
     for row in rows:
-        if _lost(row):
+        if lost(row):
             by_attack.setdefault(row.attack, []).append(row)
     shown = [max(found, key=_gain) for found in by_attack.values()]
     shown.sort(key=lambda row: (row.tier, -_gain(row)))
@@ -190,7 +182,7 @@ def _robust(rows: list[Attacked], release_format: str) -> tuple[list[str], list[
     body = []
     for found in lines.values():
         own = next(row for row in found if row.reader == own_name)
-        others = [row for row in found if _lost(row)]
+        others = [row for row in found if lost(row)]
         best = max(others, key=lambda row: row.value, default=None)
         body.append(
             [

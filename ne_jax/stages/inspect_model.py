@@ -16,10 +16,10 @@ from ne_jax.measure.answers import answer, scores
 from ne_jax.measure.giveaway import Giveaway
 from ne_jax.models.model import Model
 from ne_jax.recoding.designs import DESIGNS
+from ne_jax.stages import gives_away
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
 from ne_jax.stages.evaluate import control
-from ne_jax.stages.gives_away import foresee
 from ne_jax.stages.job import Job
 from ne_jax.stages.look_ahead import FEW
 
@@ -118,7 +118,7 @@ def run(job: Job) -> Inspection:
         singular_value_places=(places + 1).tolist(),
         singular_values=sigma[places].tolist(),
         formats={name: _inspect_format(job, name, clean, readers) for name in job.config.release.formats},
-        planned=foresee(job),
+        planned=gives_away.foresee(job),
     )
     files.write_json(job.workdir / INSPECTION, found)
     return found
@@ -186,6 +186,8 @@ def describe(found: Inspection) -> str:
             f"{name} ({entry.design}): {entry.psnr_db_median:.1f} dB median on {found.sample} images (asked {entry.psnr_db_asked:g})"
         )
         lines += [f"  {reader}: {_seen(row)}{_kept(row)}" for reader, row in entry.readers.items()]
+    if found.planned is not UNSET:
+        lines += gives_away.told(found.planned)
     lines.append(_RECOMMENDED[found.recommended_design])
     lines.append(
         f"Whoever has the first layer of {found.authorized} can compute this subspace and project it away. If the checkpoint is "
