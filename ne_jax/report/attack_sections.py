@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET
+
 from ne_jax.attacks.registry import BY_NAME
 from ne_jax.measure.records import LOST, Attacked, Growth, NotRun, lost, strongest
 from ne_jax.report import page
@@ -69,7 +71,37 @@ def headline(records: list[Attacked], release_format: str) -> str:
         if row:
             parts.append(f"{words} {row.value:.1%} ({row.reader}, {title(row.attack)})")
     attacked = f"Attacked: {'; '.join(parts)}." if parts else ""
-    return "".join(f" {each}" for each in (attacked, _unharmed_text(unharmed(records, release_format))) if each)
+    sentences = (attacked, _more_text(records, release_format), _unharmed_text(unharmed(records, release_format)))
+    return "".join(f" {each}" for each in sentences if each)
+
+
+def _more_text(records: list[Attacked], release_format: str) -> str:
+    """What the reader that blind attacks on the whole release will help most reads from all its files, and from more; empty if none did."""
+    rows = [row for row in records if row.release_format == release_format and row.more is not UNSET and lost(row)]
+    if not rows:
+        return ""
+    most = max(rows, key=lambda row: row.more.value - row.value_ne)
+    same = [row for row in rows if row.reader == most.reader]
+    now = max(same, key=lambda row: row.value)
+    return page.render(
+        "more_files",
+        {
+            "files": now.files,
+            "reader": now.reader,
+            "now": number(now.value, now.metric),
+            "as_it_is": number(now.value_ne, now.metric),
+            "more": most.more.files,
+            "times": most.more.files // now.files,
+            "then": _ahead(most),
+            "how": most.more.how,
+        },
+    )
+
+
+def _ahead(row: Attacked) -> str:
+    """The value at more files, with its interval."""
+    value, low, high = (number(each, row.metric) for each in (row.more.value, *row.more.ci95))
+    return f"{value} [{low}, {high}]"
 
 
 def text(records: list[Attacked]) -> str:
@@ -115,7 +147,29 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
         "attacks": len(by_attack),
         "left_out": _unharmed_text(unharmed(rows, release_format)),
         "table": table(head, cells),
+        "more": _more_table(rows),
     }
+
+
+def _more_table(rows: list[Attacked]) -> str:
+    """Blind attacks on the whole release and each reader, at its own size and at more files; empty for none."""
+    found = [row for row in rows if row.more is not UNSET and lost(row)]
+    if not found:
+        return ""
+    files, more = found[0].files, found[0].more.files
+    head = [
+        "attack on the whole release",
+        "reader",
+        "as it is",
+        f"from all {files:,} files",
+        f"from {more:,} files",
+        "the last is",
+    ]
+    cells = [
+        [title(row.attack), row.reader, number(row.value_ne, row.metric), told(row), _ahead(row), row.more.how]
+        for row in sorted(found, key=lambda row: row.value_ne - row.more.value)
+    ]
+    return table(head, cells)
 
 
 def _what(row: Attacked) -> str:
