@@ -2,8 +2,7 @@
 
 from msgspec.structs import replace
 
-from ne_jax.measure.giveaway import AtFiles, Giveaway, GivenAway, NotSimulated, Regained
-from ne_jax.measure.records import Attacked, Foretold, Growth, Result
+from ne_jax.measure.records import Attacked, Growth, Result
 from ne_jax.stages.inspect_model import FormatRow, Inspection, ReaderRow
 
 # One format with two readers: of the same images, and of others without a head.
@@ -23,26 +22,6 @@ INSPECTED = Inspection(
         )
     },
 )  # fmt: skip
-# One design that gives itself away to a reader that is not the authorized model's relative, of fewer files than planned.
-GIVEN_AWAY = GivenAway(
-    design="gaussian", release_format="float32", psnr_db=0.0, planned=10_000, simulated=1024, pictures=500, n=64, files=256,
-    agreement_ne={"a": 0.1, "relative": 0.95},
-    points=[
-        AtFiles(
-            files=files, rebuilt_db=15.0, share=0.6, attack="equal_eigenvalues",
-            readers={
-                "a": Regained(agreement=agreement, attack="equal_eigenvalues"),
-                "relative": Regained(agreement=0.97, attack="gevd_inpainting"),
-            },
-        )
-        for files, agreement in ((64, 0.2), (256, 0.6), (1024, 0.8))
-    ],
-    at_planned={"a": Foretold(files=10_000, value=0.88, ci95=(0.8, 0.9), how="extrapolated")},
-)  # fmt: skip
-GIVEAWAY = Giveaway(
-    designs=[GIVEN_AWAY],
-    not_simulated=[NotSimulated(design=name, release_format=None, why="too slow") for name in ("guided", "deep")],
-)
 RESULT = Result(
     authorized="vit_a", reader="vit_b", condition="ne", release_format="png8", psnr_db=6.2, metric="accuracy", value=0.25, n=20,
     ci95=(0.11, 0.47),

@@ -23,9 +23,6 @@ Count = Annotated[int, Meta(ge=1)]
 Tier = Annotated[int, Meta(ge=1, le=5)]
 Interval = tuple[float, float]
 
-# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
-LOST = 0.1
-
 
 class Result(Record, kw_only=True):
     """A line of results.jsonl and of curve.jsonl: what a reader makes of a release, or of what the release is compared with."""
@@ -50,16 +47,6 @@ class Head(Record, kw_only=True):
     psnr_db: float | None  # median of the stored images
 
 
-class Foretold(Record, kw_only=True):
-    """A value at more files than there are. simulated: as many files were recoded for this under fresh keys, without being written;
-    extrapolated: fewer or none, and the curve is carried on."""
-
-    files: Count
-    value: float
-    ci95: Interval
-    how: Literal["simulated", "extrapolated"]
-
-
 class Attacked(Head, kw_only=True):
     """A line of attacks.jsonl and of preprocessing.jsonl: a reader after an attack. Outsiders write such lines too."""
 
@@ -80,8 +67,6 @@ class Attacked(Head, kw_only=True):
     reconstruction_db: float | None  # PSNR of the attacked images against the clean ones
     seconds: float  # the attack itself, all parameters
     by: str  # who measured it: "ne_jax", or whoever sends a stronger one
-    files: Count | UnsetType = UNSET  # of attacks that learn from the whole release: how many it has,
-    more: Foretold | UnsetType = UNSET  # and the value at ten times as many; both only where curves were drawn
 
     def __post_init__(self) -> None:
         low, high = self.ci95
@@ -106,7 +91,6 @@ class Growth(Record, kw_only=True):
     n: Count  # images
     ci95: Interval
     reconstruction_db: float | None
-    simulated: bool | UnsetType = UNSET  # True for more files than the release has, see `Foretold`
 
 
 class NotRun(Record, kw_only=True):
@@ -124,12 +108,6 @@ class Attacks(Record, kw_only=True):
     grid: list[Attacked] = []  # tier 1 with every set of parameters
     growth: list[Growth] = []
     not_run: list[NotRun] = []
-
-
-def lost(row: Attacked) -> bool:
-    """Whether the release took something from a reader other than the authorized model: relatives of that read the files as they are."""
-    other = row.reader != row.authorized and row.metric != "feature_cosine"
-    return other and row.value_clean - row.value_ne >= LOST * row.value_clean
 
 
 def joined(parts: Iterable[Attacks]) -> Attacks:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET
-
 from ne_jax.attacks.registry import BY_NAME
-from ne_jax.measure.records import LOST, Attacked, Growth, NotRun, lost, strongest
+from ne_jax.measure.records import Attacked, Growth, NotRun, strongest
 from ne_jax.report import page
 from ne_jax.report.result_tables import formats, number, table, told
+
+# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
+_LOST = 0.1
 
 
 def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], twice: bool = False) -> Attacked | None:
@@ -21,7 +22,7 @@ def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], 
             for row in records
             if row.release_format == release_format
             and row.tier in tiers
-            and lost(row)
+            and _lost(row)
             and twice == (row.attack in BY_NAME and "again" in BY_NAME[row.attack].knows)
         ),
         key=_gain,
@@ -38,18 +39,23 @@ def _other(row: Attacked) -> bool:
     return row.reader != row.authorized and row.metric != "feature_cosine"
 
 
+def _lost(row: Attacked) -> bool:
+    """Whether the release took something from a reader: relatives of the authorized model read the files as they are."""
+    return _other(row) and row.value_clean - row.value_ne >= _LOST * row.value_clean
+
+
 def unharmed(records: list[Attacked], release_format: str) -> list[str]:
     """Readers, other than the authorized model, that lost nothing."""
     rows = [row for row in records if row.release_format == release_format and _other(row)]
-    return sorted({row.reader for row in rows} - {row.reader for row in rows if lost(row)})
+    return sorted({row.reader for row in rows} - {row.reader for row in rows if _lost(row)})
 
 
 def _unharmed_text(names: list[str]) -> str:
     """A sentence about them; empty for none."""
     if not names:
         return ""
-    who, reads = ("1 reader", "it reads") if len(names) == 1 else (f"{len(names)} readers", "they read")
-    return f"Left out: {who} ({', '.join(names)}) that lost less than {LOST:.0%} of what {reads} of clean images."
+    who = "1 reader" if len(names) == 1 else f"{len(names)} readers"
+    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what they read of clean images."
 
 
 def title(name: str) -> str:
@@ -71,37 +77,7 @@ def headline(records: list[Attacked], release_format: str) -> str:
         if row:
             parts.append(f"{words} {row.value:.1%} ({row.reader}, {title(row.attack)})")
     attacked = f"Attacked: {'; '.join(parts)}." if parts else ""
-    sentences = (attacked, _more_text(records, release_format), _unharmed_text(unharmed(records, release_format)))
-    return "".join(f" {each}" for each in sentences if each)
-
-
-def _more_text(records: list[Attacked], release_format: str) -> str:
-    """What the reader that blind attacks on the whole release will help most reads from all its files, and from more; empty if none did."""
-    rows = [row for row in records if row.release_format == release_format and row.more is not UNSET and lost(row)]
-    if not rows:
-        return ""
-    most = max(rows, key=lambda row: row.more.value - row.value_ne)
-    same = [row for row in rows if row.reader == most.reader]
-    now = max(same, key=lambda row: row.value)
-    return page.render(
-        "more_files",
-        {
-            "files": now.files,
-            "reader": now.reader,
-            "now": number(now.value, now.metric),
-            "as_it_is": number(now.value_ne, now.metric),
-            "more": most.more.files,
-            "times": most.more.files // now.files,
-            "then": _ahead(most),
-            "how": most.more.how,
-        },
-    )
-
-
-def _ahead(row: Attacked) -> str:
-    """The value at more files, with its interval."""
-    value, low, high = (number(each, row.metric) for each in (row.more.value, *row.more.ci95))
-    return f"{value} [{low}, {high}]"
+    return "".join(f" {each}" for each in (attacked, _unharmed_text(unharmed(records, release_format))) if each)
 
 
 def text(records: list[Attacked]) -> str:
@@ -134,7 +110,7 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
     ]  # fmt: skip
     by_attack: dict[str, list[Attacked]] = {}
     for row in rows:
-        if lost(row):
+        if _lost(row):
             by_attack.setdefault(row.attack, []).append(row)
     shown = [max(found, key=_gain) for found in by_attack.values()]
     shown.sort(key=lambda row: (row.tier, -_gain(row)))
@@ -147,29 +123,7 @@ def _threats(rows: list[Attacked], release_format: str) -> dict[str, Any]:
         "attacks": len(by_attack),
         "left_out": _unharmed_text(unharmed(rows, release_format)),
         "table": table(head, cells),
-        "more": _more_table(rows),
     }
-
-
-def _more_table(rows: list[Attacked]) -> str:
-    """Blind attacks on the whole release and each reader, at its own size and at more files; empty for none."""
-    found = [row for row in rows if row.more is not UNSET and lost(row)]
-    if not found:
-        return ""
-    files, more = found[0].files, found[0].more.files
-    head = [
-        "attack on the whole release",
-        "reader",
-        "as it is",
-        f"from all {files:,} files",
-        f"from {more:,} files",
-        "the last is",
-    ]
-    cells = [
-        [title(row.attack), row.reader, number(row.value_ne, row.metric), told(row), _ahead(row), row.more.how]
-        for row in sorted(found, key=lambda row: row.value_ne - row.more.value)
-    ]
-    return table(head, cells)
 
 
 def _what(row: Attacked) -> str:
@@ -236,7 +190,7 @@ def _robust(rows: list[Attacked], release_format: str) -> tuple[list[str], list[
     body = []
     for found in lines.values():
         own = next(row for row in found if row.reader == own_name)
-        others = [row for row in found if lost(row)]
+        others = [row for row in found if _lost(row)]
         best = max(others, key=lambda row: row.value, default=None)
         body.append(
             [

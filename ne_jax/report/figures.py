@@ -124,10 +124,6 @@ def growth(path: pathlib.Path, rows: Sequence[Growth]) -> None:
                     color=COLOURS[number % len(COLOURS)], linestyle=("-", "--")[formats.index(name) % 2], markersize=4,
                     linewidth=1.4, label=f"{attack}, {name}, {reader}",
                 )  # fmt: skip
-            beyond = [row for row in found if row.simulated is True]
-            axis.plot(
-                [row.count for row in beyond], [row.value for row in beyond], "o", color="white", markersize=2, zorder=9
-            )
             axis.set(xscale="log", xlabel=kind, ylim=(0, 1), title=f"n = {found[0].n}")
             axis.legend(fontsize=7, loc="upper left")
         axes[0, 0].set_ylabel(rows[0].metric)

@@ -21,8 +21,7 @@ from tqdm import tqdm
 import ne_jax
 from ne_jax import files
 from ne_jax.attacks.attack import Attack
-from ne_jax.attacks.curves import DRAWN, FACTOR, WHOLE_RELEASE, Scale, curves, with_more
-from ne_jax.attacks.moments import Moments
+from ne_jax.attacks.curves import curves
 from ne_jax.attacks.registry import ATTACKS
 from ne_jax.attacks.run_one import Target, Tried, attack_images, attack_reader, best, psnr, row, target
 from ne_jax.errors import UserError
@@ -33,13 +32,12 @@ from ne_jax.release import manifest
 from ne_jax.stages.attack_scene import Scene, scene_of
 from ne_jax.stages.evaluate import has_labels
 from ne_jax.stages.job import Job
-from ne_jax.stages.more_files import affordable, moments_of_more, pictures_for
 
 RESULTS = "attacks.jsonl"  # a record for each (release, reader, attack)
 PREPROCESSING = "preprocessing.jsonl"  # tier 1, a record for each set of parameters
 NOT_RUN = "attacks_not_run.json"  # what has no meaning here, and why
 CURVES = "attack_curves.jsonl"  # what more NEs, pairs or labels give an attacker
-_PRODUCTS = 2.5e11  # that moments of more files than there are may take: a minute on two cores
+_CURVES = "curves"  # in attack.only: these
 Made = TypeVar("Made")
 
 
@@ -77,35 +75,11 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
             bar.set_postfix_str(attack.name)
             make = functools.partial(_attacked, job, attack, scene, targets, head)
             found.append(_kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), Attacks, make))
-    grown = _grown(job, release_format, scene, targets, settings)
-    found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
-    whole = joined(found)
-    return replace(whole, records=with_more(whole.records, grown, scene.more[-1].images))
-
-
-def _grown(
-    job: Job, release_format: str, scene: Scene, targets: Sequence[Target], settings: dict[str, Any]
-) -> list[Growth]:
-    """The curves of those attacks that are wanted."""
-    only = [attack.name for attack in _wanted(job) if attack.name in DRAWN] if job.config.attack.only else []
-    if job.config.attack.only and not only:
-        return []
-
-    def make() -> list[Growth]:
-        whole = not only or set(only) & set(WHOLE_RELEASE)
-        scale = Scale(scene.more, _simulated(job, release_format, scene.more[-1].images) if whole else ())
-        return curves(scene.knowledge, scale, scene.own, scene.reported, targets, job.authorized.name, only)
-
-    return _kept(job, release_format, "-".join(["curves", *only]), (settings, only), list[Growth], make)
-
-
-def _simulated(job: Job, release_format: str, files: int) -> list[Moments]:
-    """Of FACTOR times as many files as the release has, or of as many as time allows; none where recoding runs networks."""
-    most = min(FACTOR * files, affordable(job.space, _PRODUCTS))
-    if job.design(release_format).runs_networks or most <= files:
-        return []
-    at = sorted({most, max(files + 1, round((files * most) ** 0.5))})
-    return moments_of_more(job, job.recipe(release_format), pictures_for(job, most), at, release_format)
+    if _CURVES in (job.config.attack.only or [_CURVES]):
+        make = functools.partial(curves, scene.knowledge, scene.more, scene.reported, targets, job.authorized.name)
+        grown = _kept(job, release_format, _CURVES, settings, list[Growth], make)
+        found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
+    return joined(found)
 
 
 def _wanted(job: Job) -> list[Attack]:
@@ -113,8 +87,8 @@ def _wanted(job: Job) -> list[Attack]:
 
 
 def wanted(only: Sequence[str]) -> list[Attack]:
-    """The attacks of these names; all of them for none. Raises UserError for a name that no attack has."""
-    unknown = sorted(set(only) - {attack.name for attack in ATTACKS})
+    """The attacks of these names, beside "curves"; all of them for none. Raises UserError for a name that no attack has."""
+    unknown = sorted(set(only) - {attack.name for attack in ATTACKS} - {_CURVES})
     if unknown:
         raise UserError(f"attack.only names {unknown[0]}, which is no attack; ne_jax/attacks has them, such as jpeg")
     return [attack for attack in ATTACKS if not only or attack.name in only]

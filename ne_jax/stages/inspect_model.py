@@ -13,10 +13,8 @@ from ne_jax.core.pixels import Images, to_float
 from ne_jax.core.rules import strongest_psnr_db
 from ne_jax.files import Record
 from ne_jax.measure.answers import answer, scores
-from ne_jax.measure.giveaway import Giveaway
 from ne_jax.models.model import Model
 from ne_jax.recoding.designs import DESIGNS
-from ne_jax.stages import gives_away
 from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.cost import cost
 from ne_jax.stages.evaluate import control
@@ -82,7 +80,6 @@ class Inspection(Record, kw_only=True):
     singular_value_places: list[int]  # which ones are kept, from 1
     singular_values: list[float]
     formats: dict[str, FormatRow]
-    planned: Giveaway | UnsetType = UNSET  # absent in files of earlier versions
 
 
 def run(job: Job) -> Inspection:
@@ -118,7 +115,6 @@ def run(job: Job) -> Inspection:
         singular_value_places=(places + 1).tolist(),
         singular_values=sigma[places].tolist(),
         formats={name: _inspect_format(job, name, clean, readers) for name in job.config.release.formats},
-        planned=gives_away.foresee(job),
     )
     files.write_json(job.workdir / INSPECTION, found)
     return found
@@ -186,8 +182,6 @@ def describe(found: Inspection) -> str:
             f"{name} ({entry.design}): {entry.psnr_db_median:.1f} dB median on {found.sample} images (asked {entry.psnr_db_asked:g})"
         )
         lines += [f"  {reader}: {_seen(row)}{_kept(row)}" for reader, row in entry.readers.items()]
-    if found.planned is not UNSET:
-        lines += gives_away.told(found.planned)
     lines.append(_RECOMMENDED[found.recommended_design])
     lines.append(
         f"Whoever has the first layer of {found.authorized} can compute this subspace and project it away. If the checkpoint is "

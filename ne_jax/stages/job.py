@@ -116,9 +116,9 @@ class Job(NamedTuple):
         """Which images were released in which artefact under the secret."""
         return ledger.place(_secret_file(self.config, self.workdir))
 
-    def sample_pixels(self, count: int = 64) -> np.ndarray:
-        """At most `count` clean images, uint8, spread evenly over the source; broken ones left out."""
-        return _sample(self.source, self.authorized, count)
+    def sample_pixels(self) -> np.ndarray:
+        """At most 64 clean images, uint8, spread evenly over the source; broken ones left out."""
+        return _sample(self.source, self.authorized)
 
 
 def _design(config: configs.Config, release_format: str) -> Design:

@@ -1,7 +1,7 @@
 """What the report says of attacks: the worst for each release, and never less than what was measured."""
 
 from ne_jax.attacks.registry import BY_NAME
-from ne_jax.measure.records import Foretold, NotRun
+from ne_jax.measure.records import NotRun
 from ne_jax.report import attack_sections, page
 from tests.rows import ATTACKED, attacked
 
@@ -71,52 +71,6 @@ def test_order_counts_cells():
     assert attack_sections.order([*rising, attacked(0.25, tier=2)]) == (0, 1)
 
 
-def test_too_few_attacks_are_no_check_of_tiers():
-    """A sentence instead of "0 of 0 cells, as it should be"."""
-    text = attack_sections.text([ATTACKED])
-    assert text.endswith("Check of the attacks: not enough of them ran to compare tiers.") and "0 of 0" not in text
-    rising = [attacked(value, tier=tier) for tier, value in ((2, 0.1), (3, 0.2), (4, 0.3))]
-    assert "in 1 of 1 cells" in attack_sections.text(rising)
-
-
-def more(value, how="extrapolated", **changes):
-    """A row of an attack on a whole release of 2,000 files, and what it would read of 20,000."""
-    then = Foretold(files=20_000, value=value, ci95=(value - 0.17, value + 0.18), how=how)
-    return attacked(0.41, attack="equal_eigenvalues", tier=2, value_ne=0.12, files=2000, more=then, **changes)
-
-
-def test_the_headline_tells_of_ten_times_as_many_files():
-    """Of the reader that would gain most: from all files, and from more, with the interval and how it was found; readers that lost nothing
-    are no warning."""
-    rows = [more(0.62), more(0.5, reader="resnet_a"), more(0.99, reader="vit_a_tuned", value_clean=0.125), ATTACKED]
-    told = attack_sections.headline(rows, "png8")
-    assert (
-        "From all 2,000 files vit_b reads 41.0% (as it is 12.0%); at ten times as many, 20,000, about 62.0% [45.0%, 80.0%] by "
-        "extrapolation." in told
-    )
-    assert told in attack_sections.text(rows)
-    simulated = attack_sections.headline([more(0.62, "simulated")], "png8")
-    assert simulated.endswith("about 62.0% [45.0%, 80.0%], simulated by recoding.")
-    assert "From all" not in attack_sections.headline([ATTACKED], "png8")
-
-
-def test_the_best_of_all_attacks_counts_at_both_sizes():
-    """One may be best now and another later; the sentence has the best of each for one reader."""
-    later = more(0.7)
-    now = attacked(0.45, attack="shared_by_neighbours", tier=2, value_ne=0.12, files=2000, more=more(0.5).more)
-    told = attack_sections.headline([later, now], "png8")
-    assert "vit_b reads 45.0% (as it is 12.0%)" in told and "about 70.0%" in told
-
-
-def test_the_page_has_a_line_for_each_attack_on_the_whole_release():
-    """With the figure at more files, worst first; without such attacks there is no such table."""
-    text = page.render("attacks", attack_sections.section([more(0.5, reader="resnet_a"), more(0.62)], [], [], False))
-    lines = [line for line in text.splitlines() if "45.0%, 80.0%" in line or "33.0%, 68.0%" in line]
-    assert len(lines) == 2 and "vit_b" in lines[0] and "extrapolated" in lines[0] and "resnet_a" in lines[1]
-    assert "from 20,000 files" in text and "is no promise" in text
-    assert "is no promise" not in page.render("attacks", attack_sections.section([ATTACKED], [], [], False))
-
-
 def test_a_terminal_is_told_too():
     """The same headline; and a line where nothing was attacked."""
     assert attack_sections.text([]) == 'attack.suite is "none": nothing attacked'
@@ -134,7 +88,7 @@ def test_who_lost_nothing_is_no_attack_s_success():
     harmed = attacked(0.2, value_ne=0.25)
     rows = [RELATIVE, harmed]
     assert attack_sections.worst(rows, "png8", (1, 2)) is harmed
-    left = "Left out: 1 reader (vit_a_tuned) that lost less than 10% of what it reads of clean images."
+    left = "Left out: 1 reader (vit_a_tuned) that lost less than 10% of what they read of clean images."
     assert attack_sections.headline(rows, "png8") == (
         f" Attacked: best blind attack 20.0% (vit_b, {BY_NAME['jpeg'].title}). {left}"
     )
