@@ -16,17 +16,19 @@ _APART = ("models/test_parity.py", "test_pins.py")
 # What takes longest comes first.
 _FIRST = (
     "stages/test_attack.py",
-    "test_pins.py",
     "core/test_polyphase.py",
-    "models/test_parity.py",
-    "recoding/test_guided.py",
-    "data/test_photographs.py",
-    "recoding/test_deep.py",
-    "models/test_convnext.py",
-    "recoding/test_subspace_noise.py",
     "stages/test_encode.py",
-    "test_main.py",
+    "core/test_bounds.py",
+    "test_pins.py",
     "attacks/test_trained_networks.py",
+    "recoding/test_subspace_noise.py",
+    "recoding/test_guided.py",
+    "test_main.py",
+    "core/test_bounds_nearness.py",
+    "models/test_parity.py",
+    "models/test_convnext.py",
+    "recoding/test_deep.py",
+    "data/test_photographs.py",
     "models/test_choose_format.py",
 )
 
