@@ -122,8 +122,8 @@ for name in names:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("patches", ("gaussian", "boxed")),
-        ("patches", ("certify",)),
+        # boxed, in a whole job: test_many_devices_give_the_same_files.
+        ("patches", ("gaussian", "certify")),
         pytest.param("patches", NAMES, marks=pytest.mark.slow),
         # certify of overlapping windows, and gaussian there, differ in last bits: WORKSPACE_NOTES.md, "Core".
         pytest.param("overlapping", ("boxed", "isotropic", "guided"), marks=pytest.mark.slow),
