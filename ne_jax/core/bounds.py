@@ -75,7 +75,7 @@ def certify(
         raise UserError(
             f"images {images.shape} and recoded {recoded.shape} must both be of the subspace's {space.image_shape}"
         )
-    return _certify(placed((images, recoded)), _ready(layer, space), images, recoded)
+    return _certify(placed((images, recoded)), layer, space, images, recoded)
 
 
 class _Ready(NamedTuple):
@@ -88,18 +88,13 @@ class _Ready(NamedTuple):
     border: ExactLayer | None
 
 
-# A program of its own, most of what there is to compile: batches of every size share it.
-@jax.jit
-def _ready(layer: FirstLayer, space: Subspace) -> _Ready:
+@functools.partial(jax.jit, static_argnums=0)
+def _certify(sharding: NamedSharding | None, layer: FirstLayer, space: Subspace, images, recoded) -> Certificate:
     # As arrays, also where they are constants, which XLA would round in its own way: the bits are the same inside jit and outside.
     layer, space = jax.lax.optimization_barrier((layer, space))
     border = ExactLayer.of(unpadded(layer)) if isinstance(space, FourierSubspace) else None
-    return _Ready(layer, space, ExactLayer.of(layer), splitter(layer, space), border)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _certify(sharding: NamedSharding | None, ready: _Ready, images, recoded) -> Certificate:
-    return over_rows(_of_image, sharding, (images, recoded), jax.lax.optimization_barrier(ready))
+    ready = _Ready(layer, space, ExactLayer.of(layer), splitter(layer, space), border)
+    return over_rows(_of_image, sharding, (images, recoded), ready)
 
 
 @jax.custom_jvp

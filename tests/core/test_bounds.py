@@ -25,6 +25,7 @@ from ne_jax import (
 )
 from tests.core.patch_maps import EPS, matrix_of, patches_of
 
+TRACED = jax.jit(lambda layer, space, images, recoded: certify(layer, space, images, recoded))
 CHANGES = {
     "gaussian": lambda key, image, space: recode(key, image, space, 14.0),
     "boxed": lambda key, image, space: recode(key, image, space, 14.0, design="boxed"),
@@ -223,10 +224,10 @@ def test_failure_bound_inverts_the_binomial(n, share, confidence):
 @pytest.mark.parametrize("size", [1e25, 3e38])
 def test_a_bound_that_is_no_number_does_not_hold(graded, space, size):
     """A change so large that norms overflow has an infinite bound, which says nothing: it does not hold, nor does NaN."""
-    image = jnp.full((1, 16, 16, 3), 0.5)
+    image = jnp.full((2, 16, 16, 3), 0.5)
     found = certify(graded.layer, space, image, image * size)
     assert not np.isfinite(found.bound).any() and not found.holds.any()
-    traced = jax.jit(lambda stored: certify(graded.layer, space, image, stored))(image.at[0, 0, 0, 0].set(jnp.nan))
+    traced = TRACED(graded.layer, space, image, image.at[:, 0, 0, 0].set(jnp.nan))
     assert not traced.holds.any()
 
 
@@ -235,7 +236,7 @@ def test_wrong_scale_is_certified_nowhere(graded, space, images):
     wrong, stored = 255 * images[:2], 255 * images[:2] * 0.9
     with pytest.raises(UserError, match="divide by 255"):
         certify(graded.layer, space, wrong, stored)
-    found = jax.jit(lambda images, stored: certify(graded.layer, space, images, stored))(wrong, stored)
+    found = TRACED(graded.layer, space, wrong, stored)
     assert not found.holds.any() and np.isnan(found.feature_gap).all() and np.isnan(found.bound).all()
     gap = jax.grad(lambda images, stored: certify(graded.layer, space, images, stored).feature_gap.sum())
     assert np.isnan(gap(wrong, stored)).all()

@@ -34,6 +34,9 @@ def test_the_bound_is_tight(make_layer):
     assert bool(gentle.holds[0]) and float(gentle.feature_gap[0]) < 1e-3 * float(gentle.bound[0])
 
 
+APPLY = jax.jit(lambda layer, delta: ExactLayer.of(layer).apply(delta))
+
+
 def _constant_image_case():
     """A layer that sees differences alone, on images that wrap around, and a constant change: all of its gap is the border's."""
     kernel = np.zeros((3, 3, 1, 2))
@@ -75,9 +78,9 @@ def test_the_precision_term_is_what_rounding_adds_up_to(graded, space, images, o
         layer, of, _ = _constant_image_case()
         clean = images[:1, :6, :6, :1]
     stored = clean * 0.5
-    found, ready = certify(layer, of, clean, stored), splitter(layer, of)
+    found, ready = certify(layer, of, clean, stored), jax.jit(splitter)(layer, of)
     delta = (stored - clean)[0]
-    seen, split = ExactLayer.of(layer).apply(delta), ready.split(delta)
+    seen, split = APPLY(layer, delta), jax.jit(lambda ready, delta: ready.split(delta))(ready, delta)
     expected = float(seen.error) + float(ready.largest * split.error)
     expected += EPS / 2 * float(ready.anywhere) * np.linalg.norm(delta) + EPS / 2 * (seen.value.size + 8) * float(
         found.feature_gap[0]
@@ -85,7 +88,7 @@ def test_the_precision_term_is_what_rounding_adds_up_to(graded, space, images, o
     others = float(found.bound[0] - found.precision_term[0])
     expected += 32 * EPS * others
     if overlapping:
-        expected += float(ExactLayer.of(unpadded(layer)).apply(wrap_around(layer, delta)).error)
+        expected += float(APPLY(unpadded(layer), wrap_around(layer, delta)).error)
     assert float(found.precision_term[0]) == pytest.approx(expected, rel=1e-3)
     # One piece is tested for itself: a difference of pixels that float32 has to round, all in the direction seen most.
     assert expected > EPS / 2 * float(ready.largest) * np.linalg.norm(delta)
@@ -93,11 +96,11 @@ def test_the_precision_term_is_what_rounding_adds_up_to(graded, space, images, o
 
 def test_the_bound_is_of_the_true_gap(graded, space, keys, images):
     """Of float32 noise in V_N, whose gap is its own rounding: the bound is above the gap in float64, and at most 20 times it."""
-    recoded = jax.vmap(lambda key, image: recode(key, image, space, 0.0))(keys, images)
+    recoded = jax.jit(jax.vmap(lambda key, image: recode(key, image, space, 0.0)))(keys, images)
     null = low_sensitivity(spectrum(graded.layer, (16, 16, 3)), "count", 8)
     for of, stored in (
         (space, recoded),
-        (null, jax.vmap(lambda key, image: recode(key, image, null, 0.0))(keys, images)),
+        (null, jax.jit(jax.vmap(lambda key, image: recode(key, image, null, 0.0)))(keys, images)),
     ):
         found = certify(graded.layer, of, images, stored)
         delta = patches_of(np.asarray(stored, np.float64) - np.asarray(images, np.float64), (4, 4, 3))

@@ -10,6 +10,7 @@ from ne_jax.core.enclosure import UNIT_ROUNDOFF
 from ne_jax.core.first_layer import pads
 from ne_jax.core.layer_products import ExactLayer, covering
 
+APPLY = jax.jit(lambda layer, delta: ExactLayer.of(layer).apply(delta))
 LAYERS = {
     "patches that leave pixels out": ((4, 4, 3), (4, 4), "VALID", (18, 17, 3)),
     "7x7 / 2": ((7, 7, 3), (2, 2), ((3, 3), (3, 3)), (16, 14, 3)),
@@ -42,7 +43,7 @@ def test_the_error_is_at_most_what_is_claimed(name):
     kernel, std = 30 * generator.standard_normal((*window, 5)), generator.uniform(0.2, 0.4, window[2])
     layer = FirstLayer(kernel, strides, padding, window[2] * [0.5], std)
     delta = jnp.asarray(generator.standard_normal(shape), jnp.float32)
-    found = jax.jit(lambda layer, delta: ExactLayer.of(layer).apply(delta))(layer, delta)
+    found = APPLY(layer, delta)
     exact = convolved(layer, delta)
     assert found.value.shape == (exact.shape[0] * exact.shape[1], 5)
     error = np.linalg.norm(np.asarray(found.value, np.float64) - exact.reshape(found.value.shape))
@@ -56,7 +57,7 @@ def test_what_a_layer_does_not_see_is_measured_as_that():
     null = np.linalg.svd(np.asarray(layer.matrix, np.float64))[2][20:]
     patch = (generator.standard_normal((4, 172)) @ null).reshape(2, 2, 8, 8, 3).transpose(0, 2, 1, 3, 4)
     delta = jnp.asarray(patch.reshape(16, 16, 3), jnp.float32)
-    exact, found = np.linalg.norm(convolved(layer, delta)), ExactLayer.of(layer).apply(delta)
+    exact, found = np.linalg.norm(convolved(layer, delta)), APPLY(layer, delta)
     assert abs(np.linalg.norm(found.value) - exact) <= 0.05 * exact
     plain = UNIT_ROUNDOFF * np.linalg.norm(layer.matrix) * np.linalg.norm(delta)
     assert abs(np.linalg.norm(found.value) - exact) <= float(found.error) < 0.1 * plain

@@ -15,6 +15,9 @@ SPACES = {
     "5x5 / 2": ((5, 5, 3), (2, 2), ((2, 2), (2, 2)), (16, 12, 3), 200),
     "3x3 / 1, odd sides": ((3, 3, 1), (1, 1), "SAME", (9, 7, 1), 20),
 }
+# One program for each case.
+SPLIT = jax.jit(lambda ready, delta: ready.split(delta))
+PROJECT = jax.jit(lambda space, delta: space.project(delta))
 KINDS = {"few directions": BasisSplitter, "many directions": ComplementSplitter}
 
 
@@ -36,7 +39,7 @@ def test_the_limits_are_above_and_near(case):
         matrix, basis = np.asarray(layer.matrix, np.float64), np.asarray(space.basis, np.float64)
         low, largest = np.linalg.norm(matrix @ basis, 2), np.linalg.norm(matrix, 2)
     else:
-        low, largest = map(float, gains(layer, space.projectors, space.image_shape))
+        low, largest = map(float, jax.jit(gains, static_argnums=2)(layer, space.projectors, space.image_shape))
     tiny = 1e-6 * largest  # null directions are float32's
     assert low - tiny <= float(ready.low) <= 1.02 * low + tiny
     assert largest * (1 - 1e-6) <= float(ready.largest) <= 1.02 * largest
@@ -48,10 +51,10 @@ def test_a_change_is_split_where_it_lies(case, where):
     """norm(V c) and norm(delta - V c) are those of the projection, to a thousandth; what lies inside leaves roundings alone."""
     _, _, space, ready = case
     noise = jax.random.normal(jax.random.key(1), space.image_shape)
-    delta = {"inside": space.project(noise), "outside": noise - space.project(noise), "anywhere": noise}[where]
-    found = jax.jit(lambda ready, delta: ready.split(delta))(ready, delta)
-    inside = np.linalg.norm(space.project(delta))
-    outside, size = np.linalg.norm(delta - space.project(delta)), float(np.linalg.norm(delta))
+    part = PROJECT(space, noise)
+    delta = {"inside": part, "outside": noise - part, "anywhere": noise}[where]
+    found, part = SPLIT(ready, delta), PROJECT(space, delta)
+    inside, outside, size = (float(np.linalg.norm(each)) for each in (part, delta - part, delta))
     assert float(found.inside) == pytest.approx(inside, rel=2e-2, abs=1e-5 * size)
     assert float(found.outside) == pytest.approx(outside, rel=2e-2, abs=1e-6 * size)
     assert float(found.error) < 2e-6 * size
@@ -75,7 +78,7 @@ def test_the_rest_is_what_the_synthesis_leaves(case):
             "rcpq,rcq->rcp", np.asarray(space.projectors, np.complex128), np.fft.rfft2(cells, axes=(0, 1))
         )
         rest = cells - np.fft.irfft2(turned, s=(rows, columns), axes=(0, 1))
-    found = jax.jit(lambda ready, delta: ready.split(delta))(ready, delta)
+    found = SPLIT(ready, delta)
     # c is float32's, and so the rest, too, is of these roundings: a few of each number.
     allowed = 3e-6 * np.linalg.norm(delta)
     assert abs(float(found.outside) - np.linalg.norm(rest)) <= allowed

@@ -30,7 +30,7 @@ def test_it_sees_what_the_model_sees(rule):
     model = dataclasses.replace(model, preprocess=dataclasses.replace(model.preprocess, **fields))
     images = np.random.default_rng(0).random((3, *shape), np.float32)
     expected = model(adapt(images, model.preprocess))
-    found = jax.vmap(reading(model, shape))(jnp.asarray(images))
+    found = jax.jit(jax.vmap(reading(model, shape)))(jnp.asarray(images))
     np.testing.assert_allclose(found.logits, expected.logits, atol=2e-3 * float(np.std(expected.logits)))
     np.testing.assert_allclose(found.features, expected.features, atol=2e-3)
 

@@ -319,9 +319,10 @@ def test_windows_that_overlap_are_recoded_alike(keys, grey, overlapping, design,
     layer, space = overlapping
     images = 0.5 + 0.2 * (grey[:8] - 0.5)  # the noise does not reach the faces of the box
     asked = 14.0 if replace and design == "gaussian" else 26.0  # stronger than the removal, 18 dB
-    recoded = recode_all(keys[:8], images, space, asked, design=design, replace=replace)
+    recode_some = jax.jit(lambda k, x: recode_all(k, x, space, asked, design=design, replace=replace))
+    recoded = recode_some(keys[:8], images)
     delta = recoded - images
-    outside = norm(jax.vmap(space.complement)(delta))
+    outside = norm(jax.jit(jax.vmap(space.complement))(delta))
     if design == "gaussian":
         np.testing.assert_allclose(psnr(delta), asked, rtol=0, atol=1e-3)
         assert (outside <= 1e-5 * norm(delta)).all()
