@@ -1,11 +1,13 @@
 """What must not move by accident: keys, and the bytes of small releases of every design and format with all that is measured of them.
 
     python -m tests.pins           prints them, by kind of processor (tests/pins.json holds them)
-    python -m tests.pins --write   puts them into tests/pins.json: a decision, to be told in the commit
+    python -m tests.pins --write   puts them into tests/pins.json in the place of all of the maker: a decision, to be told in the commit
+    python -m tests.pins --add     puts them beside those: of another kind of processor, on code that holds the pins of a kind that is there
 
 Last bits depend on a processor's instructions and on how many threads share a sum, so both are held: one thread, and no vector
-instructions beyond those that every machine of an architecture has had for ten years. Processors of other makers may still differ;
-for these, tests/made_by_0_1_0 says what the pixels are, within a grey level, under the keys of that version.
+instructions beyond those that every machine of an architecture has had for ten years. Processors of other makers, and other kinds of one
+maker's, may still differ: bytes must be those of one kind that is recorded. For makers
+of whom there is none, tests/made_by_0_1_0 says what the pixels are, within a grey level, under the keys of that version.
 """
 
 from __future__ import annotations
@@ -64,11 +66,25 @@ for stage in stages:
 _MEASURED = ("results.jsonl", "curve.jsonl", "check.json", "private/certificates.jsonl", "attacks.jsonl")
 
 
-def processor() -> str:
+def maker() -> str:
     """Architecture and maker of this machine's processor."""
+    return f"{platform.machine()} {_told('vendor_id|CPU implementer')}"
+
+
+def processor() -> str:
+    """The same, and its kind."""
+    return f"{maker()}, family {_told('cpu family|CPU variant')}, model {_told('model|CPU part')}"
+
+
+def _told(names: str) -> str:
     info = pathlib.Path("/proc/cpuinfo")
-    makers = re.findall(r"^(?:vendor_id|CPU implementer)\s*: (.+)$", info.read_text() if info.is_file() else "", re.M)
-    return f"{platform.machine()} {makers[0] if makers else 'unknown'}"
+    found = re.findall(rf"^(?:{names})\s*: (.+)$", info.read_text() if info.is_file() else "", re.M)
+    return found[0] if found else "unknown"
+
+
+def recorded(known: dict, name: str) -> list[dict[str, str]]:
+    """What a job made on every kind of this maker's processors that is recorded."""
+    return [jobs_[name] for kind, jobs_ in known.items() if kind.split(", ")[0] == maker()]
 
 
 def keys() -> dict[str, str]:
@@ -120,8 +136,10 @@ def main() -> None:
     """Print all pins, or write them."""
     with tempfile.TemporaryDirectory() as folder:
         found = {"keys": keys(), processor(): releases(pathlib.Path(folder))}
+    known = json.loads(PINS.read_text())
     if "--write" in sys.argv:
-        known = json.loads(PINS.read_text()) if PINS.is_file() else {}
+        known = {kind: made for kind, made in known.items() if kind.split(", ")[0] != maker()}
+    if {"--write", "--add"} & set(sys.argv):
         PINS.write_text(json.dumps(known | found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

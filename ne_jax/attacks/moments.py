@@ -33,8 +33,8 @@ class Moments(NamedTuple):
 
 
 def counts(most: int, first: int = 1) -> list[int]:
-    """`first`, 8 times as many, 64 times, ... and `most`."""
-    return sorted({*(first * 8**power for power in range(20) if first * 8**power < most), most})
+    """`first`, 4 times as many, 16 times, ... and `most`."""
+    return sorted({*(first * 4**power for power in range(20) if first * 4**power < most), most})
 
 
 def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int]) -> list[Moments]:

@@ -83,7 +83,7 @@ def headline(records: list[Attacked], release_format: str) -> str:
 def text(records: list[Attacked]) -> str:
     """The worst rows, for a terminal."""
     if not records:
-        return 'attack.suite is "none": nothing attacked'
+        return 'nothing attacked: attack.suite is "none", or attack.only names curves alone'
     lines = [f"{name}:{headline(records, name) or ' no reader but the authorized model'}" for name in formats(records)]
     return "\n".join([*lines, _order_text(records)])
 

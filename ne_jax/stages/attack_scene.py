@@ -37,7 +37,7 @@ _MEMORY = 1 << 30  # bytes of stored images that an attack that trains on them h
 
 class Scene(NamedTuple):
     """A release as an attacker finds it: what is attacked and reported, the attacker's own images to choose parameters on, and the
-    rest of what an attacker may know. more: moments of 1, 8, 64, ... and all files."""
+    rest of what an attacker may know. more: moments of 1, 4, 16, ... and all files."""
 
     reported: Pool
     own: Pool

@@ -61,9 +61,9 @@ def test_small_eigenvalues_are_not_drowned():
     assert 0 < values[0] < 1e-6 and values[1] > 0.5
 
 
-def test_counts_grow_by_eight_and_end_with_all():
+def test_counts_grow_by_four_and_end_with_all():
     """What curves are drawn over."""
-    assert counts(70) == [1, 8, 64, 70] and counts(64) == [1, 8, 64] and counts(1) == [1]
+    assert counts(70) == [1, 4, 16, 64, 70] and counts(64) == [1, 4, 16, 64] and counts(1) == [1]
 
 
 def test_an_empty_release_is_told():
