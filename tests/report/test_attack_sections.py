@@ -73,7 +73,8 @@ def test_order_counts_cells():
 
 def test_a_terminal_is_told_too():
     """The same headline; and a line where nothing was attacked."""
-    assert attack_sections.text([]) == 'attack.suite is "none": nothing attacked'
+    told = 'nothing attacked: attack.suite is "none", or attack.only names curves alone'
+    assert attack_sections.text([]) == told
     first, last = attack_sections.text([ATTACKED]).splitlines()
     assert first == f"png8:{attack_sections.headline([ATTACKED], 'png8')}" and last.startswith("Check of the attacks:")
 
