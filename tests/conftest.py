@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jaxtyping
@@ -18,11 +19,22 @@ import pytest  # noqa: E402
 from flax import nnx  # noqa: E402
 
 import ne_jax  # noqa: E402
+from tests.memory import mappings  # noqa: E402
 from tests.schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: E402, F401  hooks
 from tests.verified import copy, job  # noqa: E402, F401  fixtures of test_verify and test_damage
 
 hypothesis.settings.register_profile("ne_jax", deadline=None, max_examples=20, database=None, derandomize=True)
 hypothesis.settings.load_profile("ne_jax")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs() -> Iterator[None]:
+    """After a file, when much was compiled: JAX forgets its programs, each of which keeps memory and three of the 65,530 mappings
+    that Linux gives a process. Without this the longest runs are ended by the system."""
+    yield
+    if mappings() > 12_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 class Chosen(NamedTuple):
