@@ -269,11 +269,7 @@ class Config:
         "The models that are given the release. Empty: the authorized ones, and the shipped ones where these or the images are shipped.",
         unit="models",
     )
-    models: dict = leaf(
-        dict,
-        "Models beyond the shipped ones, by name.",
-        unit="names to entries",
-    )
+    models: dict = leaf(dict, "Models beyond the shipped ones, by name.", unit="names to entries")
     cache: str = leaf(
         "", "Folder that keeps ported networks, for faster starts. Empty: none.", unit="a path", path=True
     )
