@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,6 +67,21 @@ def test_cost_is_counted_and_bounded(tmp_path):
         with pytest.raises(UserError, match=r"takes \d+ forward passes of vit_a an image, more than recode.max_passes"):
             encode.run(job)
         assert not job.release_dir("png8").exists()
+
+
+def test_cost_is_counted_by_the_cpu(tmp_path, monkeypatch):
+    """The compilers of GPUs and TPUs count no operations: a job there asks the CPU's, whatever device the networks lie on."""
+    devices = []
+    lower = jax.stages.Traced.lower
+
+    def watched(traced, **options):
+        devices.append(jax.config.jax_default_device)
+        return lower(traced, **options)
+
+    with opened(tmp_path, "run", **GUIDED) as job:
+        monkeypatch.setattr(jax.stages.Traced, "lower", watched)
+        assert cost(job) > 0
+    assert devices and all(device is not None and device.platform == "cpu" for device in devices)
 
 
 def test_contrastive_is_a_drop_in_for_both_kinds_of_files(tmp_path):
