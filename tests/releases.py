@@ -59,7 +59,9 @@ def whole(knowledge: Knowledge, stored: np.ndarray) -> Knowledge:
     """The whole release: what is known of it, and what is attacked."""
     released = np.concatenate([knowledge.releases, stored])
     return knowledge._replace(
-        other=knowledge.again, released=released, moments=growing(iter([released]), knowledge.patch, [len(released)])[0]
+        other=(knowledge.releases, knowledge.again),
+        released=released,
+        moments=growing(iter([released]), knowledge.patch, [len(released)])[0],
     )
 
 

@@ -28,7 +28,9 @@ class Knowledge(NamedTuple):
     manifest tells; 8 x 8 where windows overlap.
     public: clean images of other pictures. moments: of all files of the release. released: the files themselves, evenly spread where
     not all fit into memory. releases: some of them, of which more may be known.
-    again: `releases` once more, the same pictures under new noise. other: the same pictures in another artefact that was released.
+    again: `releases` once more, the same pictures under new noise. other: files of the release, and the same pictures in another artefact
+    that was released. beside: the images under attack in that artefact, in their order. copies: files of the release, and others of it
+    whose pictures are nearly the same; that they are is told by the owner's records, the best case for the attacker.
     originals: the clean images of `releases`, in their order; attacks of tier 4 take them for more public ones.
     labels: of `releases`, a reader's classes.
     layer, space: the authorized model's first layer and low-sensitivity subspace. model: the whole authorized model.
@@ -50,7 +52,9 @@ class Knowledge(NamedTuple):
     artefact: bytes | None = None
     moments: Moments | None = None
     released: Images | None = None
-    other: Images | None = None
+    other: tuple[Images, Images] | None = None
+    beside: Images | None = None
+    copies: tuple[Images, Images] | None = None
 
 
 class Attack(NamedTuple):

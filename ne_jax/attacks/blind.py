@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ne_jax.attacks.attack import Attack, Knowledge
 from ne_jax.core.linear_estimate import (
     ROUNDING,
-    Columns,
+    Directions,
     Public,
     Unit,
     changed,
@@ -31,7 +31,6 @@ from ne_jax.core.linear_estimate import (
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
-Directions = float | str
 _REWEIGHTED = 20  # times that a tile is estimated, each from weights that the last one gave
 _FIRST = 16  # leading eigenvalues that PCA leaves out of its search for a knee: those of photographs fall steeply there
 
@@ -177,32 +176,6 @@ def _seen(knowledge: Knowledge, public: Public, directions: Directions) -> Float
     return _noise(given(knowledge.moments, "moments of the release").steps, public, knowledge.patch, directions)
 
 
-def repeated_release(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
-    """Two releases of one picture under new noise differ in V_N alone. Their differences give it, then linear inpainting.
-
-    Where no step shows in their spectrum, images stay as they are.
-    """
-    public = given(knowledge.public, "public photographs")
-    first, second = given(knowledge.releases, "releases"), given(knowledge.again, "the same pictures under new noise")
-    prior = patch_prior(public, knowledge.patch)
-    return changed(stored, prior, inpainting(prior, difference_noise(first, second, knowledge.patch, directions)))
-
-
-def artefact_difference(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
-    """Two artefacts of one picture, of two strengths, designs or number formats, differ in V_N alone: as `repeated_release`.
-
-    Two strengths under one noise would give the picture itself, x = (b A - a B) / (b - a); every artefact has noise of its own.
-    """
-    return repeated_release(stored, knowledge._replace(again=given(knowledge.other, "another artefact")), directions)
-
-
-def difference_noise(first: Images, second: Images, unit: Unit, directions: Directions) -> Columns:
-    """F with F F^T the second moment of patches of first - second, in its leading eigenvectors; numbers below rounding are none."""
-    values, vectors = descending(second_moment(cut(first - second, unit), np.zeros(int(np.prod(unit)))))
-    count = leading(values, directions, floor=2 * ROUNDING, contrast=4.0)
-    return vectors[:, :count] * np.sqrt(np.maximum(values[:count], ROUNDING))
-
-
 _MOMENTS = "second moments of noise in one subspace; structure shared over blocks: Chang and Li, arXiv 2004.13263"
 _SHARES = tuple({"directions": share} for share in ("knee", 0.2, 0.35, 0.5, 0.65))
 _KNEE = ({"directions": "knee"},)
@@ -233,10 +206,5 @@ ATTACKS = (
         "blind_wiener", "Wiener filter, noise estimated from releases", blind_wiener, {"moments", "public"},
         [{"directions": share, "strength": strength} for share in ("knee", 1.0) for strength in (1.0, 3.0, 10.0)],
         [{"directions": 1.0, "strength": 1.0}, {"directions": "knee", "strength": 3.0}],
-    ),
-    _attack("repeated_release", "pictures released twice", repeated_release, {"releases", "again", "public"}),
-    _attack(
-        "artefact_difference", "pictures released in another artefact", artefact_difference, {"releases", "other", "public"},
-        quick=[{"directions": "knee"}, {"directions": 0.35}], source="differences of two recodings lie in the subspace",
     ),
 )  # fmt: skip

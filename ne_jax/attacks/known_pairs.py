@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ne_jax.attacks.attack import Attack, Knowledge
-from ne_jax.attacks.blind import Directions, difference_noise
+from ne_jax.attacks.released_twice import difference_noise
 from ne_jax.core.first_layer import HIGHEST
 from ne_jax.core.linear_estimate import (
     ROUNDING,
+    Directions,
     changed,
     cut,
     descending,

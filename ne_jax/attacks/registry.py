@@ -11,6 +11,7 @@ from ne_jax.attacks import (
     network_known,
     processing,
     reader_training,
+    released_twice,
     unet_pairs,
     whole_release,
 )
@@ -20,6 +21,7 @@ _MODULES = (
     processing,
     denoising,
     blind,
+    released_twice,
     known_pairs,
     layer_known,
     blind_spot,

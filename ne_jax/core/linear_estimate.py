@@ -32,6 +32,7 @@ from ne_jax.errors import UserError
 # Variance that rounding to 8 bits gives a pixel: photographs have at least this in every direction.
 ROUNDING = 1 / (12 * 255**2)
 Unit = tuple[int, int, int]
+Directions = float | str  # their share of all, or "knee"
 Patches = Float[np.ndarray, "n patches d"]
 Square = Inexact[np.ndarray, "*frequencies d d"]
 Columns = Inexact[np.ndarray, "*frequencies d k"]
@@ -198,7 +199,7 @@ def descending(symmetric: Float[np.ndarray, "d d"]) -> tuple[Float[np.ndarray, "
     return values[::-1], vectors[:, ::-1]
 
 
-def leading(values: Float[np.ndarray, " d"], directions: float | str, floor: float, contrast: float = 2.0) -> int:
+def leading(values: Float[np.ndarray, " d"], directions: Directions, floor: float, contrast: float = 2.0) -> int:
     """How many of the descending eigenvalues are noise.
 
     directions: their share of all, in [0, 1], or "knee": those before the largest step in ratio, eigenvalues below `floor`

@@ -61,7 +61,8 @@ def run(job: Job) -> list[Attacked]:
 
 
 def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> Attacks:
-    scene, settings = scene_of(job, release_format, readers), dataclasses.asdict(job.config.attack)
+    grown, settings = _CURVES in (job.config.attack.only or [_CURVES]), dataclasses.asdict(job.config.attack)
+    scene = scene_of(job, release_format, readers, grown)
     del settings["only"], settings["external"]  # what was kept does not hang on them
     targets = [target(reader, has_labels(job, reader), scene.reported, scene.own) for reader in readers]
     head = Head(
@@ -75,10 +76,10 @@ def _attack_release(job: Job, release_format: str, readers: Sequence[Model]) -> 
             bar.set_postfix_str(attack.name)
             make = functools.partial(_attacked, job, attack, scene, targets, head)
             found.append(_kept(job, release_format, attack.name, (settings, attack.grid, attack.quick), Attacks, make))
-    if _CURVES in (job.config.attack.only or [_CURVES]):
+    if grown:
         make = functools.partial(curves, scene.knowledge, scene.more, scene.reported, targets, job.authorized.name)
-        grown = _kept(job, release_format, _CURVES, settings, list[Growth], make)
-        found.append(Attacks(growth=[replace(line, **head.to_json()) for line in grown]))
+        lines = _kept(job, release_format, _CURVES, settings, list[Growth], make)
+        found.append(Attacks(growth=[replace(line, **head.to_json()) for line in lines]))
     return joined(found)
 
 

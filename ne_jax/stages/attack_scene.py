@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from ne_jax.stages.artefact import artefact
 from ne_jax.stages.evaluate import truths
 from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import pairs
+from ne_jax.stages.released import NEAR_COPIES
 
 _WITHOUT_WINDOWS = (8, 8)  # patches for attacks, where the authorized model's windows overlap
 _MEMORY = 1 << 30  # bytes of stored images that an attack that trains on them holds
@@ -37,7 +39,7 @@ _MEMORY = 1 << 30  # bytes of stored images that an attack that trains on them h
 
 class Scene(NamedTuple):
     """A release as an attacker finds it: what is attacked and reported, the attacker's own images to choose parameters on, and the
-    rest of what an attacker may know. more: moments of 1, 4, 16, ... and all files."""
+    rest of what an attacker may know. more: moments of 1, 4, 16, ... and all files; of all alone where no curve is wanted."""
 
     reported: Pool
     own: Pool
@@ -45,8 +47,9 @@ class Scene(NamedTuple):
     more: list[Moments]
 
 
-def scene_of(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
-    """What an attacker finds and may know. Raises UserError for a release of fewer than 6 images."""
+def scene_of(job: Job, release_format: str, readers: Sequence[Model], curves: bool = True) -> Scene:
+    """What an attacker finds and may know. curves: whether moments of fewer files are wanted too. Raises UserError for a release of fewer
+    than 6 images."""
     settings = job.config.attack
     wanted = np.array([settings.images, settings.own_images, settings.releases])
     total = sum(pair.kept for pair in pairs(job, release_format, limit=int(wanted.sum())))
@@ -56,17 +59,20 @@ def scene_of(job: Job, release_format: str, readers: Sequence[Model]) -> Scene:
     (reported, own, known), names = _pools(job, release_format, readers, counts)
     space, layer = job.space, job.authorized.first_layer
     window = space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
-    more = _moments(job, release_format, window)
+    more, (all_names, released) = _moments(job, release_format, window, curves), _released(job, release_format)
+    attacked = names[: counts[:2].sum()]
+    found = _in_other(job, release_format, all_names, attacked)
     knowledge = Knowledge(
         patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
         originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
         sibling=_sibling(job, readers), artefact=artefact(job, release_format), moments=more[-1],
-        released=_released(job, release_format), other=_other(job, release_format, names),
+        released=released, other=None if found is None else _twice(released, all_names, found),
+        beside=None if found is None else np.stack([found[name] for name in attacked]), copies=_copies(job, release_format),
     )  # fmt: skip
     return Scene(reported, own, knowledge, more)
 
 
-def _moments(job: Job, release_format: str, unit: Unit) -> list[Moments]:
+def _moments(job: Job, release_format: str, unit: Unit, curves: bool) -> list[Moments]:
     folder = job.release_dir(release_format)
     total = manifest.read_manifest(folder).images
     with tqdm(total=total, desc=f"moments {release_format}", unit="image") as bar:
@@ -76,47 +82,77 @@ def _moments(job: Job, release_format: str, unit: Unit) -> list[Moments]:
                 yield images
                 bar.update(len(names))
 
-        return growing(told(), unit, counts(total))
+        return growing(told(), unit, counts(total) if curves else [total])
 
 
-def _released(job: Job, release_format: str) -> Images:
-    """All files of the release, or as many of them, evenly spread, as _MEMORY holds."""
+def _released(job: Job, release_format: str) -> tuple[list[str], Images]:
+    """All files of the release, or as many of them, evenly spread, as _MEMORY holds; and their names."""
     folder = job.release_dir(release_format)
     facts = manifest.read_manifest(folder)
     step = -(-facts.images * 4 * int(np.prod(facts.image_shape)) // _MEMORY)
-    kept, seen = [], 0
+    kept, kept_names, seen = [], [], 0
     for names, images in reading.read_release(folder, job.config.batch_size):
         kept.append(images[-seen % step :: step])
+        kept_names += names[-seen % step :: step]
         seen += len(names)
-    return np.concatenate(kept)
+    return kept_names, np.concatenate(kept)
 
 
-def _other(job: Job, release_format: str, names: Sequence[str]) -> Images | None:
-    """These images in another artefact: of attack.other, else of a format of this job with other numbers; None where there is none.
-    Raises UserError if one is missing there or has another size."""
-    dtype, own = FORMATS[release_format].dtype, job.config.release.formats
-    beside = [job.release_dir(name) for name in own if FORMATS[name].dtype != dtype]
-    folder = pathlib.Path(job.config.attack.other) if job.config.attack.other else next(iter(beside), None)
+def _other_artefact(job: Job, release_format: str) -> pathlib.Path | None:
+    """The release of attack.other, else of a format of this job with other numbers; None where there is none."""
+    if job.config.attack.other:
+        return pathlib.Path(job.config.attack.other)
+    dtype = FORMATS[release_format].dtype
+    return next((job.release_dir(each) for each in job.config.release.formats if FORMATS[each].dtype != dtype), None)
+
+
+def _in_other(
+    job: Job, release_format: str, names: Sequence[str], attacked: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+    """The images `names` and `attacked` in another artefact, those that it holds; None where there is none. Raises UserError if one that is
+    attacked is missing there or has another size."""
+    folder = _other_artefact(job, release_format)
     if folder is None:
         return None
-    wanted, found = set(names), {}
-    for some, images in reading.read_release(folder, job.config.batch_size):
-        found |= {name: image for name, image in zip(some, images, strict=True) if name in wanted}
-        if len(found) == len(wanted):
-            break
-    missing = [
-        name for name in names if name not in found or found[name].shape != job.authorized.preprocess.image_shape
-    ]
+    found, shape = _named(job, folder, {*names, *attacked}), job.authorized.preprocess.image_shape
+    missing = [name for name in attacked if name not in found or found[name].shape != shape]
     if missing:
         raise UserError(
-            f"attack.other {folder}: has no {missing[0]} of {job.authorized.preprocess.image_shape}; give a release of the same "
-            "pictures, or nothing"
+            f"attack.other {folder}: has no {missing[0]} of {shape}; give a release of the same pictures, or nothing"
         )
-    return np.stack([found[name] for name in names])
+    return found
+
+
+def _twice(released: Images, names: Sequence[str], found: dict[str, np.ndarray]) -> tuple[Images, Images]:
+    """Released images that another artefact holds too, and them in it."""
+    both = [place for place, name in enumerate(names) if name in found]
+    return released[both], np.stack([found[names[place]] for place in both])
+
+
+def _copies(job: Job, release_format: str) -> tuple[Images, Images] | None:
+    """At most attack.releases pairs of files of the release whose pictures are nearly the same; None where there are none."""
+    path = job.private_dir / NEAR_COPIES
+    pairs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not pairs:
+        return None
+    pairs = pairs[: job.config.attack.releases]
+    found = _named(job, job.release_dir(release_format), {name for pair in pairs for name in pair})
+    whole = [pair for pair in pairs if found.keys() >= set(pair)]
+    return tuple(np.stack([found[pair[side]] for pair in whole]) for side in (0, 1)) if whole else None
+
+
+def _named(job: Job, folder: pathlib.Path, names: Set[str]) -> dict[str, np.ndarray]:
+    """The images of a release that have one of these names."""
+    found: dict[str, np.ndarray] = {}
+    for some, images in reading.read_release(folder, job.config.batch_size):
+        found |= {name: image for name, image in zip(some, images, strict=True) if name in names}
+        if len(found) == len(names):
+            break
+    return found
 
 
 def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.ndarray) -> tuple[list[Pool], list[str]]:
-    """The first images of the release cut into pools of these sizes, and the names of the last pool's."""
+    """The first images of the release cut into pools of these sizes, and the names of all of them."""
     parts = list(pairs(job, release_format, limit=int(counts.sum())))
     stored = np.concatenate([part.stored[: part.kept] for part in parts])
     clean = np.concatenate([from_bytes(part.clean[: part.kept]) for part in parts])
@@ -124,7 +160,7 @@ def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.n
     ends = np.cumsum(counts)
     places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     pools = [Pool(stored[rows], clean[rows], None if labels is None else labels[rows]) for rows in places]
-    return pools, [name for part in parts for name in part.names][places[-1]]
+    return pools, [name for part in parts for name in part.names]
 
 
 def _public(job: Job, start: int) -> Images:
