@@ -13,9 +13,8 @@ from ne_jax.attacks.registry import BY_NAME
 from ne_jax.attacks.run_one import Pool, Target, measured, psnr
 from ne_jax.errors import UserError
 from ne_jax.measure.answers import interval, read
-from ne_jax.measure.records import Growth
+from ne_jax.measure.records import RELEASED, Growth
 
-RELEASED = "NEs released"
 # What is counted -> the attacks whose growth is shown.
 COUNTED = {
     RELEASED: (
@@ -74,7 +73,9 @@ def _point(
         seen = [(others[0], read(changed, reported.stored), None)] if others else []
     rows = []
     for each, answers, rebuilt in seen:
-        metric, values = measured(answers, each.clean, reported.labels if each.labelled else None)
+        labels = reported.labels if each.labelled else None
+        metric, values = measured(answers, each.clean, labels)
+        plain, clean = (float(measured(found, each.clean, labels)[1].mean()) for found in (each.plain, each.clean))
         low, high = map(float, interval(values))
         rows.append(
             Growth(
@@ -88,6 +89,8 @@ def _point(
                 n=len(values),
                 ci95=(low, high),
                 reconstruction_db=rebuilt,
+                value_ne=plain,
+                value_clean=clean,
             )  # fmt: skip
         )
     return rows

@@ -18,6 +18,7 @@ from ne_jax.files import Record
 Metric = Literal["accuracy", "agreement", "feature_cosine"]
 METRICS: tuple[str, ...] = get_args(Metric)
 _SLACK = 1e-4  # ends of intervals are rounded
+RELEASED = "NEs released"  # what a line of attack_curves.jsonl counts, where it counts all files
 
 Count = Annotated[int, Meta(ge=1)]
 Tier = Annotated[int, Meta(ge=1, le=5)]
@@ -91,6 +92,8 @@ class Growth(Record, kw_only=True):
     n: Count  # images
     ci95: Interval
     reconstruction_db: float | None
+    value_ne: float | UnsetType = UNSET  # the reader on the files as they are; absent in lines of older versions
+    value_clean: float | UnsetType = UNSET  # on clean images
 
 
 class NotRun(Record, kw_only=True):

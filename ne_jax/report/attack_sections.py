@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ne_jax.attacks.registry import BY_NAME
+from ne_jax.measure.forecast import forecasts
 from ne_jax.measure.records import Attacked, Growth, NotRun, strongest
 from ne_jax.report import page
 from ne_jax.report.result_tables import formats, number, table, told
@@ -80,6 +81,17 @@ def headline(records: list[Attacked], release_format: str) -> str:
     return "".join(f" {each}" for each in (attacked, _unharmed_text(unharmed(records, release_format))) if each)
 
 
+def by_files(growth: list[Growth], release_format: str) -> str:
+    """What a release gives away by its number of files, and would by ten times as many, in a sentence; empty where nothing tells."""
+    for found in forecasts(row for row in growth if row.release_format == release_format):
+        last, ends = found.last, f"[{found.then_low:.0%}, {found.then_high:.0%}]"
+        return (
+            f" By the number of files: all {last.count:,} give {last.value:.1%} ({last.reader}, {title(last.attack)}); {found.times} times "
+            f"as many would give about {found.then:.0%} {ends}, by extrapolation."
+        )
+    return ""
+
+
 def text(records: list[Attacked]) -> str:
     """The worst rows, for a terminal."""
     if not records:
@@ -100,6 +112,7 @@ def section(
         "pictures": pictures,
         "order": _order_text(best),
         "growth": bool(growth),
+        "by_files": [f"{name}:{told}" for name in formats(best) if (told := by_files(growth, name))],
         "not_run": sorted({f"{row.release_format}, {title(row.attack)}: {row.why}" for row in not_run}),
     }
 

@@ -61,7 +61,8 @@ def _headline(name: str, designs: dict[str, Design], found: Gathered, risks: lis
                 "n": f"{certified.n:,}",
                 "kept": kept_in_words(certified),
                 "others": ", ".join(f"{row.reader} {row.value:.1%}" for row in rows if row.reader != name),
-                "attacked": attack_sections.headline(found.attacked, release_format),
+                "attacked": attack_sections.headline(found.attacked, release_format)
+                + attack_sections.by_files(found.growth, release_format),
             }
         )
     marks = sorted({design.warning for design in designs.values()} - {""}) + risks

@@ -1,9 +1,13 @@
 """What the report says of attacks: the worst for each release, and never less than what was measured."""
 
+import re
+
+from msgspec.structs import replace
+
 from ne_jax.attacks.registry import BY_NAME
 from ne_jax.measure.records import NotRun
 from ne_jax.report import attack_sections, page
-from tests.rows import ATTACKED, attacked
+from tests.rows import ATTACKED, GROWTH, attacked
 
 
 def test_the_worst_is_what_gives_a_reader_most_back():
@@ -122,3 +126,20 @@ def test_a_tenth_is_the_line():
     for as_is, counts in ((0.71, False), (0.67, True), (0.0, True), (0.9, False)):
         row = attacked(0.5, value_ne=as_is, value_clean=0.75)
         assert (attack_sections.worst([row], "png8", (1,)) is row) == counts
+
+
+def test_ten_times_as_many_files_are_told():
+    """What all files give, and ten times as many by extrapolation, with its interval: in the headline's words, and under the curves."""
+    line = [
+        replace(GROWTH, release_format="png8", count=count, value=value, value_ne=0.1, value_clean=0.9)
+        for count, value in ((500, 0.4), (2000, 0.6))
+    ]
+    told = attack_sections.by_files(line, "png8")
+    assert told.startswith(
+        " By the number of files: all 2,000 give 60.0% (vit_b, subspace from releases against photographs, inpainted);"
+    )
+    assert re.search(r"10 times as many would give about \d\d% \[\d\d%, \d\d%\], by extrapolation\.$", told)
+    assert attack_sections.by_files(line, "float32") == attack_sections.by_files([GROWTH], "png8") == ""
+    text = page.render("attacks", attack_sections.section([ATTACKED], [], line, False))
+    assert f"- png8:{told}" in text and "logistic curve" in text
+    assert "logistic" not in page.render("attacks", attack_sections.section([ATTACKED], [], [], False))
