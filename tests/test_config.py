@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ne_jax.config import Config, checked, default, first_difference, leaves
-from ne_jax.config.schema import AttackConfig, ModelConfig, RecodeConfig
+from ne_jax.config.schema import ModelConfig, RecodeConfig
+from ne_jax.config.stage_sections import AttackConfig
 from ne_jax.config.tables import markdown, plain
 from ne_jax.data import sources
 from ne_jax.errors import UserError

@@ -9,6 +9,7 @@ import dataclasses
 
 from ne_jax.config.leaf import check_leaves, leaf, made, section
 from ne_jax.config.rules import check_release, usual_readers
+from ne_jax.config.stage_sections import AttackConfig, EvaluateConfig, InspectConfig, ReportConfig
 from ne_jax.data.preprocess_fields import check_fields
 from ne_jax.errors import UserError
 
@@ -199,64 +200,6 @@ class ReleaseConfig:
 
 
 @section
-class EvaluateConfig:
-    """Stage evaluate: who can read the release."""
-
-    curve_psnr_db: tuple[float, ...] = leaf(
-        (0.0, 5.0, 10.0, 15.0, 20.0, 25.0), "Points of the strength curve. Empty: no curve.", unit="dB"
-    )
-    curve_images: int = leaf(500, "Images of each point of the curve.", unit="images", least=1)
-    baseline_images: int = leaf(
-        500, "guided and deep: images of the rows that they are compared with.", unit="images", least=1
-    )
-
-    def __post_init__(self):
-        check_leaves(self, "evaluate.")
-
-
-@section
-class AttackConfig:
-    """Stage attack: who can read the release after an attack."""
-
-    suite: str = leaf(
-        "quick",
-        "full: more parameters, and every reader is trained for itself. none: no attack.",
-        choices=("quick", "full", "none"),
-    )
-    only: tuple[str, ...] = leaf(
-        (),
-        "Names of attacks, as in attacks.jsonl, or curves, which tell what more files give. Empty: all.",
-        unit="attacks",
-    )
-    images: int = leaf(64, "Images that are attacked and reported, the first of the release.", unit="images", least=1)
-    own_images: int = leaf(32, "Images that the attacker chooses parameters on.", unit="images", least=1)
-    releases: int = leaf(
-        128,
-        "Released images that the attacker learns from, with the clean ones or labels where an attack has them.",
-        unit="images",
-        least=1,
-    )
-    public: int = leaf(128, "Clean images of the same source that the attacker has.", unit="images", least=1)
-    other: str = leaf("", "Folder of another release of the same pictures.", unit="a path", path=True)
-    external: str = leaf(
-        "", "JSON lines of stronger attacks by others, with the fields of attacks.jsonl.", unit="a path", path=True
-    )
-
-    def __post_init__(self):
-        check_leaves(self, "attack.")
-
-
-@section
-class ReportConfig:
-    """Stage report."""
-
-    pictures: int = leaf(6, "Images shown.", unit="images", least=1)
-
-    def __post_init__(self):
-        check_leaves(self, "report.")
-
-
-@section
 class Config:
     """Who the release is for and who is given it."""
 
@@ -278,6 +221,7 @@ class Config:
     subspace: SubspaceConfig = dataclasses.field(default_factory=SubspaceConfig)
     recode: RecodeConfig = dataclasses.field(default_factory=RecodeConfig)
     release: ReleaseConfig = dataclasses.field(default_factory=ReleaseConfig)
+    inspect: InspectConfig = dataclasses.field(default_factory=InspectConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)

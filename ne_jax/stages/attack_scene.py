@@ -57,19 +57,24 @@ def scene_of(job: Job, release_format: str, readers: Sequence[Model], curves: bo
         raise UserError(f"{job.release_dir(release_format)} has {total} images; attacks need 6 or more")
     counts = np.maximum(wanted * min(total, wanted.sum()) // wanted.sum(), 2)
     (reported, own, known), names = _pools(job, release_format, readers, counts)
-    space, layer = job.space, job.authorized.first_layer
-    window = space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
+    space, layer, window = job.space, job.authorized.first_layer, unit_of(job)
     more, (all_names, released) = _moments(job, release_format, window, curves), _released(job, release_format)
     attacked = names[: counts[:2].sum()]
     found = _in_other(job, release_format, all_names, attacked)
     knowledge = Knowledge(
-        patch=window, public=_public(job, total), releases=known.stored, again=_again(job, release_format, known),
+        patch=window, public=public_images(job, total), releases=known.stored, again=_again(job, release_format, known),
         originals=known.clean, labels=known.labels, layer=layer, space=space, model=job.authorized,
         sibling=_sibling(job, readers), artefact=artefact(job, release_format), moments=more[-1],
         released=released, other=None if found is None else _twice(released, all_names, found),
         beside=None if found is None else np.stack([found[name] for name in attacked]), copies=_copies(job, release_format),
     )  # fmt: skip
     return Scene(reported, own, knowledge, more)
+
+
+def unit_of(job: Job) -> Unit:
+    """(height, width, channels) of the patches that attacks go by."""
+    space = job.space
+    return space.window if isinstance(space, PatchSubspace) else (*_WITHOUT_WINDOWS, space.window[2])
 
 
 def _moments(job: Job, release_format: str, unit: Unit, curves: bool) -> list[Moments]:
@@ -163,7 +168,7 @@ def _pools(job: Job, release_format: str, readers: Sequence[Model], counts: np.n
     return pools, [name for part in parts for name in part.names]
 
 
-def _public(job: Job, start: int) -> Images:
+def public_images(job: Job, start: int) -> Images:
     """Clean images of the same source, which is the best that an attacker can hope for: behind those of the release that are attacked,
     or the last ones."""
     count, total = job.config.attack.public, len(job.source.names)

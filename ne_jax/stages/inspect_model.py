@@ -20,6 +20,7 @@ from ne_jax.stages.cost import cost
 from ne_jax.stages.evaluate import control
 from ne_jax.stages.job import Job
 from ne_jax.stages.look_ahead import FEW
+from ne_jax.stages.planned import Planned, planned
 
 INSPECTION = "inspect.json"
 _THRESHOLDS = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -80,6 +81,7 @@ class Inspection(Record, kw_only=True):
     singular_value_places: list[int]  # which ones are kept, from 1
     singular_values: list[float]
     formats: dict[str, FormatRow]
+    planned: list[Planned] | UnsetType = UNSET  # where inspect.planned_files is given
 
 
 def run(job: Job) -> Inspection:
@@ -115,6 +117,7 @@ def run(job: Job) -> Inspection:
         singular_value_places=(places + 1).tolist(),
         singular_values=sigma[places].tolist(),
         formats={name: _inspect_format(job, name, clean, readers) for name in job.config.release.formats},
+        planned=planned(job) if job.config.inspect.planned_files else UNSET,
     )
     files.write_json(job.workdir / INSPECTION, found)
     return found
@@ -182,12 +185,28 @@ def describe(found: Inspection) -> str:
             f"{name} ({entry.design}): {entry.psnr_db_median:.1f} dB median on {found.sample} images (asked {entry.psnr_db_asked:g})"
         )
         lines += [f"  {reader}: {_seen(row)}{_kept(row)}" for reader, row in entry.readers.items()]
+    lines += _planned_lines([] if found.planned is UNSET else found.planned)
     lines.append(_RECOMMENDED[found.recommended_design])
     lines.append(
         f"Whoever has the first layer of {found.authorized} can compute this subspace and project it away. If the checkpoint is "
         "public, so is the subspace: then a release only keeps the images from models that are fed the files as they are."
     )
     return "\n".join(lines)
+
+
+def _planned_lines(rows: list[Planned]) -> list[str]:
+    """A line for each design and format: the reader that has most back by what learns from all files."""
+    best: dict[tuple[str, str], Planned] = {}
+    for row in rows:
+        before = best.setdefault((row.design, row.release_format), row)
+        if row.value - row.value_ne > before.value - before.value_ne:
+            best[row.design, row.release_format] = row
+    return [
+        f"{design}, {name}, {row.files:,} files: {'gives itself away' if row.gives_away else 'does not give itself away'} to what learns "
+        f"from all files; {row.reader} reads {row.value:.0%} [{row.ci95[0]:.0%}, {row.ci95[1]:.0%}] after {row.attack} "
+        f"(as they are {row.value_ne:.0%}, clean {row.value_clean:.0%}; n = {row.n})."
+        for (design, name), row in best.items()
+    ]
 
 
 def _seen(row: ReaderRow) -> str:
