@@ -37,9 +37,10 @@ def counts(most: int, first: int = 1) -> list[int]:
     return sorted({*(first * 4**power for power in range(20) if first * 4**power < most), most})
 
 
-def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int]) -> list[Moments]:
+def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int], *, last: bool = False) -> list[Moments]:
     """Moments of the first so many images, for each of the ascending numbers `at`, or of all of them where there are fewer.
 
+    last: of the last number alone, in the same bits: sums are taken in the same parts.
     Raises UserError for images that are a single patch.
     """
     numbers, wanted, found = int(np.prod(unit)), list(at), []
@@ -65,8 +66,9 @@ def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int]) -> list[Mo
             total, differences = total + own.sum((0, 1)), differences + jumps.T @ jumps
             products = products + _by_region(own, regions)
             if images == wanted[0]:
-                found.append(now())
                 wanted.pop(0)
+                if not (last and wanted):
+                    found.append(now())
     if not images:
         raise UserError("the release has no image to learn from")
     return found if not wanted else [*found, now()]

@@ -87,7 +87,7 @@ def _moments(job: Job, release_format: str, unit: Unit, curves: bool) -> list[Mo
                 yield images
                 bar.update(len(names))
 
-        return growing(told(), unit, counts(total) if curves else [total])
+        return growing(told(), unit, counts(total), last=not curves)
 
 
 def _released(job: Job, release_format: str) -> tuple[list[str], Images]:

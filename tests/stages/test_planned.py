@@ -36,8 +36,12 @@ def test_it_is_said_in_a_line_for_each_design(found):
     """Of the reader that gets most back."""
     lines = _planned_lines(list(found.values()))
     assert len(lines) == 3
-    assert lines[0].startswith("gaussian, float32, 400 files: gives itself away to what learns from all files; vit_b reads")
-    assert "hardened, float32, 400 files: does not give itself away" in lines[2] and found["gaussian"].attack in lines[0]
+    assert lines[0].startswith(
+        "gaussian, float32, 400 files: gives itself away to what learns from all files; vit_b reads"
+    )
+    assert (
+        "hardened, float32, 400 files: does not give itself away" in lines[2] and found["gaussian"].attack in lines[0]
+    )
 
 
 def test_pictures_come_again_under_new_noise(tmp_path):
@@ -50,6 +54,9 @@ def test_pictures_come_again_under_new_noise(tmp_path):
 
 
 def test_too_few_are_told(tmp_path):
-    with opened(tmp_path, "work", **LEAVES | {"inspect.planned_files": 5}) as job:
-        with pytest.raises(UserError, match="^inspect.planned_files: attacks need 6 or more"):
-            planned.planned(job)
+    few = LEAVES | {"inspect.planned_files": 5}
+    with (
+        opened(tmp_path, "work", **few) as job,
+        pytest.raises(UserError, match="^inspect.planned_files: attacks need 6"),
+    ):
+        planned.planned(job)
