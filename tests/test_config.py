@@ -32,7 +32,7 @@ OF_0_1_0 = {
     "release.shard_size": 256, "release.url": "", "report.pictures": 6, "subspace.rule": "relative", "subspace.value": 0.01,
 }  # fmt: skip
 # Leaves that came since, of which a workdir keeps none.
-LATER = {"release.again", "release.signing_key", "attack.other"}
+LATER = {"release.again", "release.signing_key", "attack.other", "inspect.planned_files"}
 NOW = OF_0_1_0 | {"release.formats": ["png8"]}  # one artefact
 # Says the same as OF_0_1_0, and that two artefacts are meant.
 BEFORE = {"release.again": True, "release.formats": ("float32", "png8")}

@@ -25,6 +25,14 @@ def test_they_are_those_of_all_images_whatever_the_batches():
         np.testing.assert_allclose(each.steps, second_moment(differences, np.zeros(32)), atol=1e-6)
 
 
+def test_the_last_ones_do_not_hang_on_whether_the_first_are_wanted():
+    """In the same bits, so that an attack finds the same with curves and without."""
+    every, last = (growing(iter([IMAGES[:7], IMAGES[7:]]), UNIT, [1, 4, 11], last=last) for last in (False, True))
+    assert len(every) == 3 and len(last) == 1
+    for one, other in zip(every[-1], last[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_places_tell_where_patches_vary_more():
     """Nothing, but for sampling, where the covariance is the same everywhere; where one place has ten times the variance in one number,
     that number alone, by (C_r - C) C^-1 (C_r - C) of known covariances."""
