@@ -44,7 +44,7 @@ def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int], *, last: b
     Raises UserError for images that are a single patch.
     """
     numbers, wanted, found = int(np.prod(unit)), list(at), []
-    total, products, differences = np.zeros(numbers), 0.0, np.zeros((numbers, numbers))
+    total, products, differences = np.zeros(numbers), None, np.zeros((numbers, numbers))
     images = patches = pairs = 0
 
     def now() -> Moments:
@@ -63,8 +63,12 @@ def growing(batches: Iterator[Images], unit: Unit, at: Sequence[int], *, last: b
             own = cut(part, unit).astype(np.float64)
             jumps = steps(part, unit).reshape(-1, numbers).astype(np.float64)
             images, patches, pairs = images + len(part), patches + own.shape[0] * own.shape[1], pairs + len(jumps)
-            total, differences = total + own.sum((0, 1)), differences + jumps.T @ jumps
-            products = products + _by_region(own, regions)
+            total = total + own.sum((0, 1))
+            differences += jumps.T @ jumps
+            products = np.zeros((regions[-1] + 1, numbers, numbers)) if products is None else products
+            for region, square in enumerate(products):  # in place: they are large
+                each = own[:, regions == region].reshape(-1, numbers)
+                square += each.T @ each
             if images == wanted[0]:
                 wanted.pop(0)
                 if not (last and wanted):
@@ -78,14 +82,6 @@ def _regions(rows: int, columns: int) -> Int[np.ndarray, " patches"]:
     """Which of at most 4 x 4 parts of the image each patch lies in."""
     row, column = (np.arange(count) * min(count, _SIDE) // count for count in (rows, columns))
     return (row[:, None] * min(columns, _SIDE) + column).ravel()
-
-
-def _by_region(
-    patches: Float[np.ndarray, "n patches d"], regions: Int[np.ndarray, " patches"]
-) -> Float[np.ndarray, "regions d d"]:
-    """Sums of products of patches, those of a region together."""
-    parts = (patches[:, regions == region].reshape(-1, patches.shape[2]) for region in range(regions[-1] + 1))
-    return np.stack([part.T @ part for part in parts])
 
 
 def _spread(each: Float[np.ndarray, "regions d d"], all_of_them: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
