@@ -31,6 +31,9 @@ from ne_jax.errors import UserError
 
 # Variance that rounding to 8 bits gives a pixel: photographs have at least this in every direction.
 ROUNDING = 1 / (12 * 255**2)
+# From so many images on, as many are multiplied at once as make it fast. Fewer go one by one, as ever: sums in another order have other
+# last bits, and records of small releases are pinned (tests/test_pins.py).
+_MANY, _AT_ONCE = 1024, 32
 Unit = tuple[int, int, int]
 Directions = float | str  # their share of all, or "knee"
 Patches = Float[np.ndarray, "n patches d"]
@@ -75,8 +78,9 @@ def cut(images: Images, unit: Unit) -> Patches:
 def second_moment(patches: Patches, mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
     """Mean of (unit - mean)(unit - mean)^T in float64: float32 sums would drown the smallest eigenvalues of photographs."""
     total = np.zeros((patches.shape[2], patches.shape[2]))
-    for image in patches:
-        centred = image - mean
+    size = _AT_ONCE if len(patches) >= _MANY else 1
+    for start in range(0, len(patches), size):
+        centred = (patches[start : start + size] - mean).reshape(-1, patches.shape[2])
         total += centred.T @ centred
     return total / (patches.shape[0] * patches.shape[1])
 
