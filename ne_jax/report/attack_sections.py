@@ -86,8 +86,9 @@ def by_files(growth: list[Growth], release_format: str) -> str:
     for found in forecasts(row for row in growth if row.release_format == release_format):
         last, ends = found.last, f"[{found.then_low:.0%}, {found.then_high:.0%}]"
         return (
-            f" By the number of files: all {last.count:,} give {last.value:.1%} ({last.reader}, {title(last.attack)}); {found.times} times "
-            f"as many would give about {found.then:.0%} {ends}, by extrapolation."
+            f" By the number of files: {title(last.attack)}, with fixed parameters, gives {last.reader} {last.value:.1%} from all "
+            f"{last.count:,}; {found.times} times as many would give about {found.then:.0%} {ends} by extrapolation, "
+            "the most of such attacks."
         )
     return ""
 

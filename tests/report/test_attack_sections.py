@@ -135,10 +135,11 @@ def test_ten_times_as_many_files_are_told():
         for count, value in ((500, 0.4), (2000, 0.6))
     ]
     told = attack_sections.by_files(line, "png8")
+    title = BY_NAME["gevd_inpainting"].title
     assert told.startswith(
-        " By the number of files: all 2,000 give 60.0% (vit_b, subspace from releases against photographs, inpainted);"
+        f" By the number of files: {title}, with fixed parameters, gives vit_b 60.0% from all 2,000; 10 times"
     )
-    assert re.search(r"10 times as many would give about \d\d% \[\d\d%, \d\d%\], by extrapolation\.$", told)
+    assert re.search(r"would give about \d\d% \[\d\d%, \d\d%\] by extrapolation, the most of such attacks\.$", told)
     assert attack_sections.by_files(line, "float32") == attack_sections.by_files([GROWTH], "png8") == ""
     text = page.render("attacks", attack_sections.section([ATTACKED], [], line, False))
     assert f"- png8:{told}" in text and "logistic curve" in text
