@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from msgspec import UNSET
 
 from ne_jax.measure.records import Growth, Result
 from ne_jax.stages.inspect_model import Inspection
@@ -103,6 +104,11 @@ def curve(path: pathlib.Path, records: Sequence[Result]) -> None:
         save(figure, path)
 
 
+def _gain(row: Growth) -> float:
+    """What a reader has more than of the files as they are, which relatives of the authorized model read anyway."""
+    return row.value - (0.0 if row.value_ne is UNSET else row.value_ne)
+
+
 def growth(path: pathlib.Path, rows: Sequence[Growth]) -> None:
     """What attacks give back against the number of NEs, pairs or labels, a panel for each; the reader that an attack helps most at its
     end; bars are 95 % intervals."""
@@ -115,7 +121,7 @@ def growth(path: pathlib.Path, rows: Sequence[Growth]) -> None:
             for number, (attack, name) in enumerate(lines):
                 line = [row for row in found if (row.attack, row.release_format) == (attack, name)]
                 most = max(row.count for row in line)
-                reader = max((row for row in line if row.count == most), key=lambda row: row.value).reader
+                reader = max((row for row in line if row.count == most), key=_gain).reader
                 line = sorted((row for row in line if row.reader == reader), key=lambda row: row.count)
                 value = np.array([row.value for row in line])
                 low, high = np.array([row.ci95 for row in line]).T
