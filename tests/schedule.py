@@ -34,7 +34,7 @@ _FIRST = (
 )
 
 # File -> what the names of its slow tests start with -> what that of a smaller one starts with that always runs; of the same file unless it
-# names another. They take ten seconds or more where nothing was compiled before. Others are marked where they stand.
+# names another; "": all of them. They take ten seconds or more where nothing was compiled before. Others are marked where they stand.
 SLOW: dict[str, dict[str, str]] = {
     "core/test_bounds.py": {
         "test_a_bound_that_is_no_number_does_not_hold[1e+25]": "test_a_bound_that_is_no_number_does_not_hold[3e+38]",

@@ -16,6 +16,7 @@ from ne_jax.core.linear_estimate import (
     ROUNDING,
     Directions,
     changed,
+    cross_moment,
     cut,
     descending,
     given,
@@ -56,9 +57,8 @@ def _regression(
 ) -> Float[np.ndarray, "wanted shown"]:
     """Matrix E of least mean |wanted - E shown|^2 + lambda |E|^2, lambda = ridge times the variance of rounding to 8 bits."""
     size = shown.shape[2]
-    cross = sum(one.T.astype(np.float64) @ other for one, other in zip(shown, wanted, strict=True))
     own = second_moment(shown, np.zeros(size)) + ridge * ROUNDING * np.eye(size)
-    return np.linalg.solve(own, cross / (wanted.shape[0] * wanted.shape[1])).T
+    return np.linalg.solve(own, cross_moment(shown, wanted)).T
 
 
 def ridge_decoder(stored: Images, knowledge: Knowledge, ridge: float = 100.0) -> Images:

@@ -8,16 +8,15 @@ near copies in one release    `near_copies`: frames of a video, a picture saved 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from ne_jax.attacks.attack import Attack, Knowledge
 from ne_jax.core.linear_estimate import (
     ROUNDING,
     Columns,
     Directions,
-    Patches,
     Unit,
     changed,
+    cross_moment,
     cut,
     descending,
     given,
@@ -28,8 +27,6 @@ from ne_jax.core.linear_estimate import (
     steps,
 )
 from ne_jax.core.pixels import Images
-
-_AT_ONCE = 32  # images whose patches are multiplied at once
 
 
 def repeated_release(stored: Images, knowledge: Knowledge, directions: Directions = "knee") -> Images:
@@ -69,7 +66,7 @@ def both_artefacts(stored: Images, knowledge: Knowledge, margin: float = 0.03) -
     prior, unit = patch_prior(given(knowledge.public, "public photographs"), knowledge.patch), knowledge.patch
     apart = steps(first - second, unit)
     differences = second_moment(apart, np.zeros(apart.shape[2]))
-    shared = _product(steps(first, unit), apart)
+    shared = cross_moment(steps(first, unit), apart)
     values, vectors = np.linalg.eigh(differences)
     seen = values > 2 * ROUNDING
     taken = shared @ (vectors[:, seen] / values[seen]) @ vectors[:, seen].T
@@ -79,15 +76,6 @@ def both_artefacts(stored: Images, knowledge: Knowledge, margin: float = 0.03) -
     between = stored - beside
     only_first = changed(between, prior._replace(mean=np.zeros_like(prior.mean)), taken - np.eye(len(taken)))
     return changed(stored - only_first, prior, inpainting(prior, hidden))
-
-
-def _product(one: Patches, other: Patches) -> Float[np.ndarray, "d d"]:
-    """Mean of one other^T over all patches, in float64."""
-    total = np.zeros((one.shape[2], other.shape[2]))
-    for start in range(0, len(one), _AT_ONCE):
-        left, right = (each[start : start + _AT_ONCE].reshape(-1, each.shape[2]) for each in (one, other))
-        total += left.T.astype(np.float64) @ right
-    return total / (one.shape[0] * one.shape[1])
 
 
 def between_artefacts(stored: Images, knowledge: Knowledge, share: float = 0.5) -> Images:

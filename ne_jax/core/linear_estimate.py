@@ -75,6 +75,15 @@ def cut(images: Images, unit: Unit) -> Patches:
     return np.asarray(jax.vmap(lambda image: unfold(image, unit))(jnp.asarray(images, jnp.float32)))
 
 
+def cross_moment(one: Patches, other: Float[np.ndarray, "n patches e"]) -> Float[np.ndarray, "d e"]:
+    """Mean of one other^T over all patches, in float64."""
+    total, size = np.zeros((one.shape[2], other.shape[2])), _AT_ONCE if len(one) >= _MANY else 1
+    for start in range(0, len(one), size):
+        left, right = (each[start : start + size].reshape(-1, each.shape[2]) for each in (one, other))
+        total += left.T.astype(np.float64) @ right
+    return total / (one.shape[0] * one.shape[1])
+
+
 def second_moment(patches: Patches, mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
     """Mean of (unit - mean)(unit - mean)^T in float64: float32 sums would drown the smallest eigenvalues of photographs."""
     total = np.zeros((patches.shape[2], patches.shape[2]))

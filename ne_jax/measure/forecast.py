@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import UNSET
 
-from ne_jax.measure.records import RELEASED, Growth
+from ne_jax.measure.records import RELEASED, Growth, lost
 
 TIMES = 10  # more files that the report tells of
 _POINTS = 3  # the last so many counts
-_LOST = 0.1  # of what a reader reads of clean images; whoever lost less has nothing to get back
 _SIGMAS = 1.96
 
 
@@ -26,13 +25,13 @@ class Forecast(NamedTuple):
     counting alone."""
 
     last: Growth
-    times: int
+    times: float
     then: float
     then_low: float
     then_high: float
 
 
-def forecasts(growth: Iterable[Growth], times: int = TIMES) -> list[Forecast]:
+def forecasts(growth: Iterable[Growth], times: float = TIMES) -> list[Forecast]:
     """For each release the reader and attack that have most with `times` as many files, by accuracy or agreement; releases in which no
     reader lost anything, or whose curves have a single point, are left out."""
     lines: dict[tuple, list[Growth]] = {}
@@ -48,10 +47,10 @@ def forecasts(growth: Iterable[Growth], times: int = TIMES) -> list[Forecast]:
 
 
 def _lost(row: Growth) -> bool:
-    return row.value_ne is not UNSET and row.value_clean - row.value_ne >= _LOST * row.value_clean
+    return row.value_ne is not UNSET and lost(row.value_ne, row.value_clean)
 
 
-def forecast(line: Sequence[Growth], times: int = TIMES) -> Forecast | None:
+def forecast(line: Sequence[Growth], times: float = TIMES) -> Forecast | None:
     """From the rows of one reader and attack, with `value_ne` and `value_clean`; None for fewer than two counts."""
     rows = sorted(line, key=lambda row: row.count)[-_POINTS:]
     if len(rows) < 2:

@@ -24,6 +24,15 @@ Count = Annotated[int, Meta(ge=1)]
 Tier = Annotated[int, Meta(ge=1, le=5)]
 Interval = tuple[float, float]
 
+# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
+LOST = 0.1
+
+
+def lost(value_ne: float, value_clean: float) -> bool:
+    """Whether a release took something from a reader, by what it reads of the files as they are and of clean images: relatives of the
+    authorized model read the files as they are."""
+    return value_clean - value_ne >= LOST * value_clean
+
 
 class Result(Record, kw_only=True):
     """A line of results.jsonl and of curve.jsonl: what a reader makes of a release, or of what the release is compared with."""

@@ -6,12 +6,9 @@ from typing import Any
 
 from ne_jax.attacks.registry import BY_NAME
 from ne_jax.measure.forecast import forecasts
-from ne_jax.measure.records import Attacked, Growth, NotRun, strongest
+from ne_jax.measure.records import LOST, Attacked, Growth, NotRun, lost, strongest
 from ne_jax.report import page
 from ne_jax.report.result_tables import formats, number, table, told
-
-# Of what a reader reads of clean images: whoever lost less by the release has nothing that an attack could give back.
-_LOST = 0.1
 
 
 def worst(records: list[Attacked], release_format: str, tiers: tuple[int, ...], twice: bool = False) -> Attacked | None:
@@ -41,8 +38,8 @@ def _other(row: Attacked) -> bool:
 
 
 def _lost(row: Attacked) -> bool:
-    """Whether the release took something from a reader: relatives of the authorized model read the files as they are."""
-    return _other(row) and row.value_clean - row.value_ne >= _LOST * row.value_clean
+    """Whether it is of a reader, other than the authorized model, from which the release took something."""
+    return _other(row) and lost(row.value_ne, row.value_clean)
 
 
 def unharmed(records: list[Attacked], release_format: str) -> list[str]:
@@ -56,7 +53,7 @@ def _unharmed_text(names: list[str]) -> str:
     if not names:
         return ""
     who = "1 reader" if len(names) == 1 else f"{len(names)} readers"
-    return f"Left out: {who} ({', '.join(names)}) that lost less than {_LOST:.0%} of what they read of clean images."
+    return f"Left out: {who} ({', '.join(names)}) that lost less than {LOST:.0%} of what they read of clean images."
 
 
 def title(name: str) -> str:
@@ -87,7 +84,7 @@ def by_files(growth: list[Growth], release_format: str) -> str:
         last, ends = found.last, f"[{found.then_low:.0%}, {found.then_high:.0%}]"
         return (
             f" By the number of files: {title(last.attack)}, with fixed parameters, gives {last.reader} {last.value:.1%} from all "
-            f"{last.count:,}; {found.times} times as many would give about {found.then:.0%} {ends} by extrapolation, "
+            f"{last.count:,}; {found.times:g} times as many would give about {found.then:.0%} {ends} by extrapolation, "
             "the most of such attacks."
         )
     return ""

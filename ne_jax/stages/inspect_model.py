@@ -185,7 +185,7 @@ def describe(found: Inspection) -> str:
             f"{name} ({entry.design}): {entry.psnr_db_median:.1f} dB median on {found.sample} images (asked {entry.psnr_db_asked:g})"
         )
         lines += [f"  {reader}: {_seen(row)}{_kept(row)}" for reader, row in entry.readers.items()]
-    lines += _planned_lines([] if found.planned is UNSET else found.planned)
+    lines += [] if found.planned is UNSET else _planned_lines(found.planned)
     lines.append(_RECOMMENDED[found.recommended_design])
     lines.append(
         f"Whoever has the first layer of {found.authorized} can compute this subspace and project it away. If the checkpoint is "
@@ -196,6 +196,10 @@ def describe(found: Inspection) -> str:
 
 def _planned_lines(rows: list[Planned]) -> list[str]:
     """A line for each design and format: the reader that has most back by what learns from all files."""
+    if not rows:
+        return [
+            "Planned files: no reader but the authorized model loses anything by these designs, so there is nothing to give away."
+        ]
     best: dict[tuple[str, str], Planned] = {}
     for row in rows:
         before = best.setdefault((row.design, row.release_format), row)

@@ -25,7 +25,7 @@ from ne_jax.data import sources
 from ne_jax.errors import UserError
 from ne_jax.files import Record
 from ne_jax.measure.answers import interval
-from ne_jax.measure.records import Count, Interval, Metric
+from ne_jax.measure.records import Count, Interval, Metric, lost
 from ne_jax.recoding.design import Design
 from ne_jax.recoding.designs import DESIGNS
 from ne_jax.recoding.encode_batch import encode_batch
@@ -38,7 +38,6 @@ from ne_jax.stages.job import Job
 # What learns from all files and needs no pair.
 _ATTACKS = ("equal_eigenvalues", "shared_by_neighbours", "differs_by_place", "gevd_inpainting")
 _COSTLY = 64  # files that are made, at most, where each takes many passes of networks
-_LOST = 0.1  # of what a reader reads of clean images; of whoever loses less there is nothing to tell
 _AWAY = 0.5  # of what a reader lost: who gets as much back has the release
 
 
@@ -97,7 +96,10 @@ def _with_design(job: Job, design: Design) -> Job | None:
 
 
 def _tried(job: Job, release_format: str) -> list[Planned]:
-    """Rows of the job's design."""
+    """Rows of the job's design; none, and nothing is made, where nobody but the authorized model reads."""
+    readers = [reader for reader in job.readers() if reader.name != job.authorized.name]
+    if not readers:
+        return []
     planned_files, settings = job.config.inspect.planned_files, job.config.attack
     design = job.design(release_format)
     files = min(planned_files, _COSTLY) if design.runs_networks else planned_files
@@ -106,7 +108,6 @@ def _tried(job: Job, release_format: str) -> list[Planned]:
     if total < 6:
         raise UserError(f"inspect.planned_files: attacks need 6 or more pictures and files, and there are {total}")
     cut = total * settings.images // (settings.images + settings.own_images)
-    readers = [reader for reader in job.readers() if reader.name != job.authorized.name]
     labels = truths(job, readers, shown.indices)
     reported, own = (
         Pool(shown.stored[rows], from_bytes(shown.clean[rows]), None if labels is None else labels[rows])
@@ -162,7 +163,7 @@ def _rows(head: dict, each: Target, reported: Pool, found: list[tuple[str, Tried
     """What the best attack gives a reader; no row for a reader that lost nothing, or where no attack has a meaning."""
     labels = reported.labels if each.labelled else None
     plain, clean = (float(measured(answers, each.clean, labels)[1].mean()) for answers in (each.plain, each.clean))
-    if not found or clean - plain < _LOST * clean:
+    if not found or not lost(plain, clean):
         return []
     attack, tried = max(found, key=lambda pair: float(pair[1].reported.mean()))
     value, (low, high) = float(tried.reported.mean()), interval(tried.reported)

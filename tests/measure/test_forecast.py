@@ -35,6 +35,21 @@ def test_logistic_growth_goes_on(middle, slope):
     assert made.last.count == 2000 and made.times == 10
 
 
+@pytest.mark.parametrize(
+    ("values", "expected", "measured"), [((18, 48, 71), (86, 88, 89), 91), ((11, 19, 31), (45, 64, 78), 88)]
+)
+def test_what_readme_says_of_it(values, expected, measured):
+    """vit_b and resnet_a on `gaussian` files, n = 300, from 64, 256 and 1,024 files to 9,800: too low, and by how much."""
+    clean, rows = (0.90, 0.933)[measured == 88], []
+    for count, percent in zip((64, 256, 1024), values, strict=True):
+        ci95 = interval(np.arange(300) < 3 * percent)
+        row = replace(GROWTH, count=count, value=percent / 100, n=300, ci95=ci95, value_ne=0.09, value_clean=clean)
+        rows.append(row)
+    made = forecast(rows, 9800 / 1024)
+    assert tuple(round(100 * each) for each in (made.then_low, made.then, made.then_high)) == expected
+    assert made.then < measured / 100
+
+
 def test_the_interval_widens_with_the_way():
     rows = line({count: logistic(count, 5000, 1.0) for count in (64, 256, 1024)})
     near, far = (forecast(rows, times) for times in (1, 10))

@@ -44,6 +44,13 @@ def test_it_is_said_in_a_line_for_each_design(found):
     )
 
 
+def test_nothing_to_give_away_is_said(tmp_path):
+    """And no file is made for it."""
+    with opened(tmp_path, "work", **LEAVES | {"inspect.planned_files": 10**9, "readers": ("vit_a",)}) as job:
+        assert planned.planned(job) == []
+    assert _planned_lines([])[0].startswith("Planned files: no reader but the authorized model loses anything")
+
+
 def test_pictures_come_again_under_new_noise(tmp_path):
     """More files than pictures: all of them once, then once more; equal pictures, and no equal file."""
     with opened(tmp_path, "work", **LEAVES | {"inspect.planned_files": 100}) as job:
