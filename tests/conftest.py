@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ import ne_jax  # noqa: E402
 from tests.memory import mappings  # noqa: E402
 from tests.schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: E402, F401  hooks
 from tests.verified import copy, job  # noqa: E402, F401  fixtures of test_verify and test_damage
+
+# A script that starts the tests in its background has them ignore Ctrl-C, and every process that they start and stop would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("ne_jax", deadline=None, max_examples=20, database=None, derandomize=True)
 hypothesis.settings.load_profile("ne_jax")

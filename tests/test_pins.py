@@ -57,7 +57,7 @@ def test_pixels_are_what_they_were(tmp_path):
         pixels = job.sample_pixels()
     keys = keys_of_0_1_0(job.secret(), pixels)
     for release_format, unit in (("png8", 1 / 255), ("float32", 1e-4)):
-        stored = float_pixels(np.asarray(encode_batch(keys, pixels, job.recipe(release_format)).stored))
+        stored = float_pixels(np.asarray(encode_batch(keys, pixels, recipe(job, release_format)).stored))
         now = dict(zip(job.source.names, stored, strict=True))
         before = {
             name: image

@@ -23,6 +23,7 @@ COUNTED = {
         "equal_eigenvalues",
         "shared_by_neighbours",
         "differs_by_place",
+        "third_moments",
     ),
     "known pairs": ("difference_subspace", "ridge_decoder"),
     "labelled NEs": ("linear_adapter",),
@@ -50,7 +51,8 @@ def curves(
 def _growing(knowledge: Knowledge, more: Sequence[Moments], counted: str) -> Iterator[tuple[int, Knowledge]]:
     if counted == RELEASED:
         for moments in more:
-            yield moments.images, knowledge._replace(moments=moments)
+            seen = None if knowledge.released is None else knowledge.released[: moments.images]
+            yield moments.images, knowledge._replace(moments=moments, released=seen)
     else:
         for count in counts(len(knowledge.releases)):
             yield count, _first(knowledge, count)

@@ -12,6 +12,7 @@ from ne_jax.attacks import (
     processing,
     reader_training,
     released_twice,
+    third_moments,
     unet_pairs,
     whole_release,
 )
@@ -26,6 +27,7 @@ _MODULES = (
     layer_known,
     blind_spot,
     whole_release,
+    third_moments,
     unet_pairs,
     network_known,
     reader_training,

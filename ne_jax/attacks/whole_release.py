@@ -59,9 +59,9 @@ def shared_by_neighbours(stored: Images, knowledge: Knowledge, share: float = 0.
     sources that are mixed and differ in how they go on). share: how many are kept, of all, in (0, 1].
     """
     moments = given(knowledge.moments, "moments of the release")
-    whiten = _whitening(moments)
+    whiten = whitening(moments)
     shared, turns = np.linalg.eigh(whiten @ (moments.covariance - moments.steps) @ whiten)
-    return _rebuilt(stored, knowledge, whiten @ turns[:, np.argsort(-np.abs(shared))], share)
+    return rebuilt(stored, knowledge, whiten @ turns[:, np.argsort(-np.abs(shared))], _count(share, whiten))
 
 
 def differs_by_place(stored: Images, knowledge: Knowledge, share: float = 0.05) -> Images:
@@ -71,23 +71,28 @@ def differs_by_place(stored: Images, knowledge: Knowledge, share: float = 0.05) 
     of sources that are not stationary: Pham and Cardoso 2001). share: how many components are kept, of all, in (0, 1].
     """
     moments = given(knowledge.moments, "moments of the release")
-    whiten = _whitening(moments)
+    whiten = whitening(moments)
     _, turns = descending(whiten @ moments.places @ whiten)
-    return _rebuilt(stored, knowledge, whiten @ turns, share)
+    return rebuilt(stored, knowledge, whiten @ turns, _count(share, whiten))
 
 
-def _whitening(moments: Moments) -> Float[np.ndarray, "d d"]:
+def _count(share: float, whiten: Float[np.ndarray, "d d"]) -> int:
+    return max(1, round(share * len(whiten)))
+
+
+def whitening(moments: Moments) -> Float[np.ndarray, "d d"]:
+    """C^-1/2 of the release's patches."""
     values, vectors = np.linalg.eigh(moments.covariance)
     return (vectors / np.sqrt(np.maximum(values, ROUNDING))) @ vectors.T
 
 
-def _rebuilt(stored: Images, knowledge: Knowledge, filters: Float[np.ndarray, "d d"], share: float) -> Images:
-    """Patches as photographs are, given what the first `share` of the filters, in columns, show of them."""
-    shown, _ = np.linalg.qr(filters[:, : max(1, round(share * len(filters)))])
+def rebuilt(stored: Images, knowledge: Knowledge, filters: Float[np.ndarray, "d m"], count: int) -> Images:
+    """Patches as photographs are, given what the first `count` filters, in columns, show of them."""
+    shown, _ = np.linalg.qr(filters[:, :count])
     prior = patch_prior(given(knowledge.public, "public photographs"), knowledge.patch)
     covariance = prior.root @ prior.root
-    rebuilt = covariance @ shown @ np.linalg.solve(shown.T @ covariance @ shown, shown.T)
-    return changed(stored, prior, rebuilt - np.eye(len(rebuilt)))
+    whole = covariance @ shown @ np.linalg.solve(shown.T @ covariance @ shown, shown.T)
+    return changed(stored, prior, whole - np.eye(len(whole)))
 
 
 def _attack(name: str, title: str, run, grid, quick, source: str) -> Attack:

@@ -56,6 +56,10 @@ class Subspace:
         """Fresh white Gaussian noise in the subspace: standard normal coordinates in any orthonormal basis."""
         raise NotImplementedError
 
+    def noise(self, key: PRNGKeyArray, image: Image) -> Image:
+        """The noise that an image gets, before it has a strength: `sample`, where noise does not follow the image."""
+        return self.sample(key)
+
     def project(self, delta: Image) -> Image:
         """The part of `delta` in the subspace; zero where a pixel belongs to no patch."""
         return self.whole(self.combine(self.coordinates(self.parts(delta))))

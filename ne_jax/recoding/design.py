@@ -25,7 +25,7 @@ class Context(NamedTuple):
     space: the authorized models' low-sensitivity subspace. layers: their first layers. surrogate_layers: those of the models that are
     led away. authorized, surrogates: give the networks as readers, see `surrogate_views`; raise UserError for one without gradients.
     settings: the section `recode` of the config. threshold: of the rule that chose `space`. release_key: gives the key of what all images
-    under the secret share.
+    of the artefact share.
     """
 
     space: Subspace

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 
 _PURPOSE = b"ne_jax noise 2"  # keeps these keys apart from any other use of the secret
-_RELEASE_PURPOSE = b"ne_jax release 1"
+_RELEASE_PURPOSE = b"ne_jax release 2"
 
 
 def noise_keys(
@@ -34,9 +34,10 @@ def noise_keys(
     return _keys(b"".join(digests))
 
 
-def release_key(secret: bytes) -> Key[Array, ""]:
-    """A key for what all images under a secret share, such as the amplitudes of hardened noise: HMAC-SHA256(secret, purpose), 8 bytes."""
-    return _keys(hmac.digest(secret, _RELEASE_PURPOSE, "sha256")[:8])[0]
+def release_key(secret: bytes, artefact: bytes) -> Key[Array, ""]:
+    """A key for what all images of an artefact share, such as the amplitudes of hardened noise: HMAC-SHA256(secret, purpose, artefact), 8
+    bytes."""
+    return _keys(hmac.digest(secret, _RELEASE_PURPOSE + artefact, "sha256")[:8])[0]
 
 
 def _keys(digests: bytes) -> Key[Array, " n"]:

@@ -81,7 +81,7 @@ def _for_batches(design: Noise, replace: bool, rounds: int) -> Callable[..., Ima
 def _recode(key, image: Image, space: Subspace, psnr_db, design: Noise, replace: bool, rounds: int) -> Image:
     target = norm_at(psnr_db, image)
     base = -space.project(image) if replace else None
-    noise = space.sample(key)
+    noise = space.noise(key, image)
     if design == "gaussian":
         return image + along(base, noise, target, limit=jnp.inf)
     fit = functools.partial(into_box, image, space, rounds=rounds)

@@ -27,14 +27,14 @@ from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
 from ne_jax.release import manifest, reading
 from ne_jax.release.formats import FORMATS
-from ne_jax.stages.artefact import artefact
+from ne_jax.stages.artefact import artefact, recipe
 from ne_jax.stages.evaluate import truths
 from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import pairs
 from ne_jax.stages.released import NEAR_COPIES
 
 _WITHOUT_WINDOWS = (8, 8)  # patches for attacks, where the authorized model's windows overlap
-_MEMORY = 1 << 30  # bytes of stored images that an attack that trains on them holds
+MEMORY = 1 << 30  # bytes of stored images that an attack that learns from the files themselves holds
 
 
 class Scene(NamedTuple):
@@ -91,10 +91,10 @@ def _moments(job: Job, release_format: str, unit: Unit, curves: bool) -> list[Mo
 
 
 def _released(job: Job, release_format: str) -> tuple[list[str], Images]:
-    """All files of the release, or as many of them, evenly spread, as _MEMORY holds; and their names."""
+    """All files of the release, or as many of them, evenly spread, as MEMORY holds; and their names."""
     folder = job.release_dir(release_format)
     facts = manifest.read_manifest(folder)
-    step = -(-facts.images * 4 * int(np.prod(facts.image_shape)) // _MEMORY)
+    step = -(-facts.images * 4 * int(np.prod(facts.image_shape)) // MEMORY)
     kept, kept_names, seen = [], [], 0
     for names, images in reading.read_release(folder, job.config.batch_size):
         kept.append(images[-seen % step :: step])
@@ -189,7 +189,7 @@ def _again(job: Job, release_format: str, known: Pool) -> Images | None:
         return None
     pixels = np.round(known.clean * 255).astype(np.uint8)
     keys = noise_keys(hashlib.sha256(job.secret() + b"again").digest(), artefact(job, release_format), pixels)
-    return float_pixels(np.asarray(encode_batch(keys, pixels, job.recipe(release_format)).stored))
+    return float_pixels(np.asarray(encode_batch(keys, pixels, recipe(job, release_format)).stored))
 
 
 def _sibling(job: Job, readers: Sequence[Model]) -> Subspace | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ne_jax.errors import UserError
-from ne_jax.recoding.design import Design
+from ne_jax.stages.artefact import context
 from ne_jax.stages.job import Job
 
 
@@ -18,15 +18,16 @@ def cost(job: Job) -> float:
 
     Raises UserError above `recode.max_passes`.
     """
-    return max(_passes(job, design) for design in {job.design(name) for name in job.config.release.formats})
+    return max(_passes(job, name) for name in job.config.release.formats)
 
 
-def _passes(job: Job, design: Design) -> float:
+def _passes(job: Job, release_format: str) -> float:
+    design = job.design(release_format)
     if design.gradients is None:
         return 0.0
-    settings, shape, context = job.config.recode, job.authorized.preprocess.image_shape, job.context
-    gradients, own = design.gradients(settings), context.authorized()
-    operations = gradients.surrogates * sum(_operations(model, shape, True) for model in context.surrogates())
+    settings, shape, seen = job.config.recode, job.authorized.preprocess.image_shape, context(job, release_format)
+    gradients, own = design.gradients(settings), seen.authorized()
+    operations = gradients.surrogates * sum(_operations(model, shape, True) for model in seen.surrogates())
     if gradients.authorized:
         operations += gradients.authorized * sum(_operations(model, shape, True) for model in own)
     passes = operations / _operations(own[0], shape, False)

@@ -31,7 +31,7 @@ from ne_jax.release import manifest
 from ne_jax.release.formats import FORMATS
 from ne_jax.release.writing import check_finite, write_shard
 from ne_jax.stages import multihost, released
-from ne_jax.stages.artefact import keys_of
+from ne_jax.stages.artefact import keys_of, recipe
 from ne_jax.stages.finish_release import ShardRecord, publish
 from ne_jax.stages.job import Job
 from ne_jax.stages.look_ahead import look_ahead
@@ -198,7 +198,7 @@ def _launched(
 ) -> Iterator[tuple[Rows, dict[Kind, list[Future[Encoded]]]]]:
     """Batches, and by kind what the devices make of their whole images, in order."""
     formats = {_kind(job, name): name for shard in shards.values() for name in shard.formats}
-    recipes = {kind: job.recipe(name) for kind, name in formats.items()}
+    recipes = {kind: recipe(job, name) for kind, name in formats.items()}
     size, compiled = job.config.batch_size, set()
     preprocess, workers = job.authorized.preprocess, job.config.data.workers
     stream = sources.decoded(job.source, preprocess, todo, workers, ahead=size, known=True)

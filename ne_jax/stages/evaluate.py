@@ -20,7 +20,7 @@ from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.guided import GUIDED, Guide
 from ne_jax.recoding.subspace_noise import noise_for, white_noise
 from ne_jax.release import formats
-from ne_jax.stages.artefact import keys_of, realised_psnr_db, recode_job
+from ne_jax.stages.artefact import context, keys_of, realised_psnr_db, recode_job
 from ne_jax.stages.job import Job
 from ne_jax.stages.pairs import Pairs, pairs
 
@@ -127,7 +127,7 @@ def _views(job: Job, release_format: str, pair: Pairs, seen: int) -> dict[str, n
 def _baselines(job: Job, release_format: str, keys, clean: np.ndarray) -> dict[str, np.ndarray]:
     """The images of BASELINES, float32 in pixel units."""
     settings, dtype = job.config.recode, formats.FORMATS[release_format].dtype
-    guide = Guide(None, job.context.surrogates(), settings.steps)
+    guide = Guide(None, context(job, release_format).surrogates(), settings.steps)
     made = {
         "subspace_noise": Recipe(noise_for(dtype), job.space, settings.psnr_db, dtype),
         "unconstrained": Recipe(GUIDED, guide, settings.psnr_db, dtype),

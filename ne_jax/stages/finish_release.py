@@ -18,6 +18,7 @@ from ne_jax.recoding.design import Design
 from ne_jax.release import manifest, signature, writing
 from ne_jax.release.formats import write_index
 from ne_jax.stages import released
+from ne_jax.stages.artefact import context
 from ne_jax.stages.job import Job
 from ne_jax.stages.versions import versions
 
@@ -114,7 +115,7 @@ def _leak(job: Job, design: Design) -> float | None | UnsetType:
 def _facts(job: Job, release_format: str, totals: _Totals, near: int) -> manifest.Facts:
     """The manifest's block: what a reader must keep and what was done, nothing that gives the noise away."""
     model, settings, design = job.authorized, job.config.recode, job.design(release_format)
-    space = design.subspace(job.context)
+    space = design.subspace(context(job, release_format))
     return manifest.Facts(
         warning=design.warning or UNSET,
         format=release_format,

@@ -25,12 +25,10 @@ from ne_jax.core.subspace import Subspace
 from ne_jax.data import sources
 from ne_jax.data.preprocess import from_fields
 from ne_jax.errors import UserError
-from ne_jax.models.as_reader import Reading, reading
 from ne_jax.models.loading import load_model
 from ne_jax.models.model import Model
-from ne_jax.recoding.design import Context, Design, Recipe
+from ne_jax.recoding.design import Design
 from ne_jax.recoding.designs import choose
-from ne_jax.recoding.noise_keys import release_key
 from ne_jax.release import ledger, owner_files, signature
 from ne_jax.release.formats import FORMATS
 from ne_jax.stages import claim, multihost
@@ -86,27 +84,6 @@ class Job(NamedTuple):
         """The recoding design of a format."""
         return _design(self.config, release_format)
 
-    @property
-    def context(self) -> Context:
-        """What designs may look at beside an image."""
-        own, shape = (self.authorized, *self.also), self.authorized.preprocess.image_shape
-        return Context(
-            self.space,
-            layers=tuple(model.first_layer for model in own),
-            surrogate_layers=tuple(model.first_layer for model in self.surrogates),
-            authorized=functools.partial(_readings, own, shape),
-            surrogates=functools.partial(_readings, self.surrogates, shape),
-            settings=self.config.recode,
-            threshold=self.config.subspace.value,
-            release_key=lambda: release_key(self.secret()),
-        )
-
-    def recipe(self, release_format: str) -> Recipe:
-        """How the images of a format are recoded."""
-        design, settings = self.design(release_format), self.config.recode
-        directions, dtype = design.directions(self.context), FORMATS[release_format].dtype
-        return Recipe(design, directions, settings.psnr_db, dtype, settings.replace, settings.rounds)
-
     def secret(self) -> bytes:
         """The secret that noise and opaque names come from."""
         return _secret(self.config, self.workdir)
@@ -123,10 +100,6 @@ class Job(NamedTuple):
 
 def _design(config: configs.Config, release_format: str) -> Design:
     return choose(config.recode.design, FORMATS[release_format].dtype)
-
-
-def _readings(models: Sequence[Model], shape: tuple[int, int, int]) -> tuple[Reading, ...]:
-    return tuple(reading(model, shape) for model in models)
 
 
 def _secret_file(config: configs.Config, workdir: pathlib.Path) -> pathlib.Path:

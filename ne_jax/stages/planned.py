@@ -30,13 +30,13 @@ from ne_jax.recoding.design import Design
 from ne_jax.recoding.designs import DESIGNS
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.recoding.noise_keys import noise_keys
-from ne_jax.stages.artefact import artefact
-from ne_jax.stages.attack_scene import public_images, unit_of
+from ne_jax.stages.artefact import artefact, context, recipe
+from ne_jax.stages.attack_scene import MEMORY, public_images, unit_of
 from ne_jax.stages.evaluate import has_labels, truths
 from ne_jax.stages.job import Job
 
 # What learns from all files and needs no pair.
-_ATTACKS = ("equal_eigenvalues", "shared_by_neighbours", "differs_by_place", "gevd_inpainting")
+_ATTACKS = ("equal_eigenvalues", "shared_by_neighbours", "differs_by_place", "gevd_inpainting", "third_moments")
 _COSTLY = 64  # files that are made, at most, where each takes many passes of networks
 _AWAY = 0.5  # of what a reader lost: who gets as much back has the release
 
@@ -90,7 +90,7 @@ def _with_design(job: Job, design: Design) -> Job | None:
             jpeg_quality=recode.jpeg_quality if "jpeg_quality" in mine else 0,
         )  # fmt: skip
         other = job._replace(config=dataclasses.replace(job.config, recode=changed))
-        design.directions(other.context)
+        design.directions(context(other, job.config.release.formats[0]))
         return other
     return None
 
@@ -103,7 +103,7 @@ def _tried(job: Job, release_format: str) -> list[Planned]:
     planned_files, settings = job.config.inspect.planned_files, job.config.attack
     design = job.design(release_format)
     files = min(planned_files, _COSTLY) if design.runs_networks else planned_files
-    moments, shown = _made(job, release_format, files, settings.images + settings.own_images)
+    moments, released, shown = _made(job, release_format, files, settings.images + settings.own_images)
     total = len(shown.indices)
     if total < 6:
         raise UserError(f"inspect.planned_files: attacks need 6 or more pictures and files, and there are {total}")
@@ -113,7 +113,7 @@ def _tried(job: Job, release_format: str) -> list[Planned]:
         Pool(shown.stored[rows], from_bytes(shown.clean[rows]), None if labels is None else labels[rows])
         for rows in (slice(cut), slice(cut, None))
     )
-    knowledge = Knowledge(patch=unit_of(job), public=public_images(job, total), moments=moments)
+    knowledge = Knowledge(patch=unit_of(job), public=public_images(job, total), moments=moments, released=released)
     targets = [target(reader, has_labels(job, reader), reported, own) for reader in readers]
     found: dict[str, list[tuple[str, Tried]]] = {reader.name: [] for reader in readers}
     for attack in (BY_NAME[name] for name in _ATTACKS):
@@ -124,25 +124,32 @@ def _tried(job: Job, release_format: str) -> list[Planned]:
     return [row for each in targets for row in _rows(head, each, reported, found[each.reader.name])]
 
 
-def _made(job: Job, release_format: str, files: int, shown: int) -> tuple[Moments, _Batch]:
-    """Second moments of so many NEs, and the first `shown` of them."""
+def _made(job: Job, release_format: str, files: int, shown: int) -> tuple[Moments, Images, _Batch]:
+    """Second moments of so many NEs, as many of them as attackers hold, and the first `shown`."""
     kept: list[_Batch] = []
+    held: list[Images] = []
     with tqdm(total=files, desc=f"planned {job.design(release_format).name}, {release_format}", unit="image") as bar:
 
         def told() -> Iterator[Images]:
             for batch in _recoded(job, release_format, files):
                 if sum(len(each.indices) for each in kept) < shown:
                     kept.append(batch)
+                if sum(each.nbytes for each in held) < MEMORY:
+                    held.append(batch.stored)
                 yield batch.stored
                 bar.update(len(batch.indices))
 
         (moments,) = growing(told(), unit_of(job), [files])
-    return moments, _Batch(*(np.concatenate(column)[:shown] for column in zip(*kept, strict=True)))
+    return (
+        moments,
+        np.concatenate(held),
+        _Batch(*(np.concatenate(column)[:shown] for column in zip(*kept, strict=True))),
+    )
 
 
 def _recoded(job: Job, release_format: str, files: int) -> Iterator[_Batch]:
     """So many NEs, over all pictures of the source, again and again under another secret."""
-    left, again, recipe = files, 0, job.recipe(release_format)
+    left, again, how = files, 0, recipe(job, release_format)
     while left:
         secret = hashlib.sha256(job.secret() + f"planned {again}".encode()).digest()
         before, indices = left, range(min(left, len(job.source.names)))
@@ -151,7 +158,7 @@ def _recoded(job: Job, release_format: str, files: int) -> Iterator[_Batch]:
         ):
             clean = batch.pixels[batch.mask]
             keys = noise_keys(secret, artefact(job, release_format), clean)
-            stored = float_pixels(np.asarray(encode_batch(keys, clean, recipe).stored))
+            stored = float_pixels(np.asarray(encode_batch(keys, clean, how).stored))
             yield _Batch(batch.indices[batch.mask], clean, stored)
             left -= len(clean)
         if left == before:

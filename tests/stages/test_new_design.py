@@ -14,6 +14,7 @@ from ne_jax.recoding.designs import DESIGNS
 from ne_jax.release import manifest, verify
 from ne_jax.report import report
 from ne_jax.stages import attack, check, encode, evaluate, inspect_model
+from ne_jax.stages.artefact import context
 from ne_jax.stages.cost import cost
 from tests.checkerboard import CHECKERBOARD
 from tests.jobs import opened, rows, small_config
@@ -83,7 +84,7 @@ def test_its_pixels_are_its_own(made):
     """What is stored is the board in the subspace, at the strength asked."""
     job, *_ = made
     clean = dict(zip(job.source.names, job.sample_pixels() / np.float32(255), strict=True))
-    board = np.asarray(job.space.project(CHECKERBOARD.directions(job.context).pattern)).ravel()
+    board = np.asarray(job.space.project(CHECKERBOARD.directions(context(job, "float32")).pattern)).ravel()
     for name, image in rows(job, "float32").items():
         delta = (image - clean[name]).ravel()
         assert abs(delta @ board) >= 0.999 * np.linalg.norm(delta) * np.linalg.norm(board)

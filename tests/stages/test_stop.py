@@ -38,7 +38,10 @@ def stopped(process: subprocess.Popen, number: signal.Signals) -> tuple[str, flo
     """What a process that is sent `number` tells, and after how many seconds it is gone."""
     start = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # else a test that failed would wait for it
     assert process.returncode == STATUS[number] and "Traceback" not in err, err
     return err, time.monotonic() - start
 
