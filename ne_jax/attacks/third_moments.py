@@ -14,25 +14,24 @@ from jaxtyping import Float
 from ne_jax.attacks.attack import Attack, Knowledge
 from ne_jax.attacks.moments import Moments
 from ne_jax.attacks.whole_release import rebuilt, whitening
-from ne_jax.core.linear_estimate import cut, descending, given
+from ne_jax.core.linear_estimate import Directions, cut, descending, given
 from ne_jax.core.pixels import Images
 from ne_jax.errors import UserError
 
 _AT_ONCE = 512  # images
 _FIRST = 8  # components of each kind that the search begins with
-_MOST = 96  # components whose products are taken
-_ROUNDS = (1 / 3, 2 / 3, 1.0)  # of these, after those that it begins with
+_ROUNDS = (32, 64, 96)  # components whose products are taken, at most, after those that it begins with
 _MORE = 1.25  # as many eigenvectors of the covariance as components are looked for in
 
 White = Float[np.ndarray, "images patches d"]
 
 
-def third_moments(stored: Images, knowledge: Knowledge, share: float = 0.12) -> Images:
+def third_moments(stored: Images, knowledge: Knowledge, share: Directions = "knee") -> Images:
     """Keeps the components of a patch that have third moments with the image's own, and predicts the rest from them.
 
     Where the image's own part in V_N was taken away, no eigenvector of the covariance is of both: components are looked for among those
-    eigenvectors that have most to do with the image. share: how many components are kept, of all, in (0, 1]. Raises UserError for fewer
-    patches than a patch has numbers.
+    eigenvectors that have most to do with the image. share: how many components are kept, of all, in (0, 1]; "knee": as many as
+    have clearly more of them. Raises UserError for fewer patches than a patch has numbers.
     """
     moments, released = given(knowledge.moments, "moments of the release"), given(knowledge.released, "the release")
     whiten = whitening(moments)
@@ -40,14 +39,24 @@ def third_moments(stored: Images, knowledge: Knowledge, share: float = 0.12) -> 
     if white.shape[0] * white.shape[1] <= white.shape[2]:
         raise UserError(f"{len(white)} files have no more patches than a patch has numbers; third moments need more")
     _, eigenvectors = np.linalg.eigh(moments.covariance)
-    wanted = max(2, round(share * len(eigenvectors)))
-    found = _first(white, moments, whiten)
-    for count in (found.shape[1], *(round(part * min(wanted, _MOST)) for part in _ROUNDS)):
-        third = _third(white, found[:, : max(2, count)]) @ eigenvectors
-        among = np.argsort(-np.square(third).sum(0))[: round(_MORE * wanted)]
+    found, wanted = _first(white, moments, whiten), 0
+    for count in (found.shape[1], *_ROUNDS):
+        third = _third(white, found[:, :count]) @ eigenvectors
+        size = np.square(third).sum(0)
+        wanted = max(2, _knee(size) if share == "knee" else round(float(share) * len(size)))
+        among = np.argsort(-size)[: round(_MORE * wanted)]
         _, _, turns = np.linalg.svd(third[:, among], full_matrices=False)
         found = eigenvectors[:, among] @ turns.T
     return rebuilt(stored, knowledge, whiten @ found, min(wanted, found.shape[1]))
+
+
+def _knee(sizes: Float[np.ndarray, " d"]) -> int:
+    """How many are large: the split of their logarithms into two groups whose means are furthest apart (Otsu 1979)."""
+    logs = np.log(np.sort(sizes)[::-1] + 1e-12)
+    counts = np.arange(1, len(logs))
+    above = np.cumsum(logs)[:-1] / counts
+    below = (logs.sum() - np.cumsum(logs)[:-1]) / counts[::-1]
+    return int(np.argmax(counts * counts[::-1] * (above - below) ** 2)) + 1
 
 
 def _white(released: Images, knowledge: Knowledge, whiten: Float[np.ndarray, "d d"]) -> White:
@@ -99,7 +108,7 @@ def _third(white: White, shown: Float[np.ndarray, "d m"]) -> Float[np.ndarray, "
 ATTACKS = (
     Attack(
         "third_moments", 2, "third moments of the whole release", "images", third_moments,
-        frozenset({"moments", "public", "released"}), tuple({"share": share} for share in (0.06, 0.12, 0.16, 0.25, 0.4, 0.6)),
-        ({"share": 0.12}, {"share": 0.4}), "components that are not Gaussian: Blanchard et al. 2006",
+        frozenset({"moments", "public", "released"}), tuple({"share": share} for share in ("knee", 0.06, 0.12, 0.16, 0.25, 0.4, 0.6)),
+        ({"share": "knee"},), "components that are not Gaussian: Blanchard et al. 2006",
     ),
 )  # fmt: skip

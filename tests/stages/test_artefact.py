@@ -15,6 +15,8 @@ ARTEFACTS = {
     "as it is": {},
     "strength": {"recode.psnr_db": 10.0},
     "design": {"recode.design": "contrastive", "recode.surrogates": ("vit_b",)},
+    "hardened": {"recode.design": "hardened"},
+    "hardened, weaker": {"recode.design": "hardened", "recode.psnr_db": 10.0},
     "halves": {"release.formats": ("float16",)},
     "bytes": {"release.formats": ("png8",)},
     "model": {"authorized": "vit_a_tuned"},
