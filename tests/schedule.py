@@ -102,6 +102,9 @@ SLOW: dict[str, dict[str, str]] = {
         "test_a_killed_run_goes_on_to_the_same_weights": "test_the_stem_rate_zero",
         "test_the_branch_scale_is_where_every_block_starts": "test_the_stem_rate_zero",
     },
+    "stages/test_attack.py": {
+        "test_a_second_artefact_gives_the_release_away": "stages/test_attack_scene.py::test_the_other_artefact",
+    },
     "stages/test_compilation_cache.py": {
         "test_a_second_process_compiles_nothing_and_makes_the_same_files": "test_the_default_is_the_users_cache",
     },
