@@ -13,6 +13,7 @@ from ne_jax.models.loading import load_model
 from ne_jax.recoding.encode_batch import encode_batch
 from ne_jax.release import reading, verify
 from ne_jax.release.verdict import Standing
+from ne_jax.stages.artefact import recipe
 from tests import jobs, pins
 
 KNOWN = json.loads(pins.PINS.read_text())
