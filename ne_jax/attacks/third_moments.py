@@ -31,13 +31,18 @@ def third_moments(stored: Images, knowledge: Knowledge, share: Directions = "kne
 
     Where the image's own part in V_N was taken away, no eigenvector of the covariance is of both: components are looked for among those
     eigenvectors that have most to do with the image. share: how many components are kept, of all, in (0, 1]; "knee": as many as
-    have clearly more of them. Raises UserError for fewer patches than a patch has numbers.
+    have clearly more of them. Raises UserError for fewer patches than a patch has numbers, and for
+    files that are all alike.
     """
     moments, released = given(knowledge.moments, "moments of the release"), given(knowledge.released, "the release")
     whiten = whitening(moments)
     white = _white(released, knowledge, whiten)
     if white.shape[0] * white.shape[1] <= white.shape[2]:
         raise UserError(f"{len(white)} files have no more patches than a patch has numbers; third moments need more")
+    if not white.any():
+        raise UserError(
+            "the files are all alike, or there is one: nothing varies at any place, and there are no third moments"
+        )
     _, eigenvectors = np.linalg.eigh(moments.covariance)
     found, wanted = _first(white, moments, whiten), 0
     for count in (found.shape[1], *_ROUNDS):

@@ -76,8 +76,12 @@ def test_a_release_without_noise_is_left_as_it_is(make_layer):
 
 
 def test_too_few_files_are_told(make_layer):
-    """Fewer patches than a patch has numbers show no moments."""
+    """Fewer patches than a patch has numbers show no moments; nor does one file, of which every place has one patch."""
     _, stored, knowledge = released(make_layer, follows=False)
     few = knowledge._replace(released=stored[:3], moments=growing(iter([stored[:3]]), WINDOW, [3])[0])
     with pytest.raises(ne_jax.UserError, match="third moments need more"):
         run(ATTACKS[0], stored, few)
+    alone = np.concatenate([np.concatenate(stored[:4], 0), np.concatenate(stored[4:], 0)], 1)[None]
+    one = knowledge._replace(released=alone, moments=growing(iter([alone]), WINDOW, [1])[0])
+    with pytest.raises(ne_jax.UserError, match="or there is one"):
+        run(ATTACKS[0], alone, one)
