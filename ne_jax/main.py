@@ -134,15 +134,15 @@ def _verify(config: Config | None) -> int:
     from ne_jax.release.verdict import describe
     from ne_jax.stages.job import load_named
 
-    release = _place(_RELEASE)
-    name = read_manifest(release, _PUBLIC_KEY.value).authorized.name
+    release, public_key = _place(_RELEASE), _PUBLIC_KEY.value and str(_place(_PUBLIC_KEY))
+    name = read_manifest(release, public_key).authorized.name
     config = config or Config()
     if name not in (*config.models, *SAMPLES):
         raise UserError(
             f"{release} is for the model {name}: give --config=FILE with its checkpoint, config.models.{name}.checkpoint"
         )
     model = load_named(config, name)
-    found = verify.run(release, model, _PRIVATE.value and _place(_PRIVATE), public_key=_PUBLIC_KEY.value)
+    found = verify.run(release, model, _PRIVATE.value and _place(_PRIVATE), public_key=public_key)
     print(describe(found))
     return 0 if found.holds else 1
 

@@ -121,7 +121,7 @@ SLOW: dict[str, dict[str, str]] = {
         "test_measured_gap_is_the_expected_one": "core/test_bounds_nearness.py::test_the_bound_is_of_the_true_gap",
     },
     "stages/test_versions.py": {
-        "test_a_clone_that_was_not_installed_does_every_stage": "test_installer_and_code",
+        "test_a_clone_that_was_not_installed_does_every_stage": "test_the_version_is_in_the_clone",
     },
     "test_pins.py": {
         "test_bytes_are_what_they_were[contrastive]": "test_bytes_are_what_they_were[overlapping]",

@@ -229,6 +229,8 @@ def test_a_bound_that_is_no_number_does_not_hold(graded, space, size):
     assert not np.isfinite(found.bound).any() and not found.holds.any()
     traced = TRACED(graded.layer, space, image, image.at[:, 0, 0, 0].set(jnp.nan))
     assert not traced.holds.any()
+    wrong = TRACED(graded.layer, space, image * 255, image * 229)  # a scale that nobody can look at there
+    assert not wrong.holds.any() and np.isnan(wrong.bound).all()
 
 
 def test_wrong_scale_is_certified_nowhere(graded, space, images):

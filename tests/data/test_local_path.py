@@ -94,7 +94,7 @@ def test_the_command_s_own_paths_are_expanded(home, monkeypatch):
         given = {"config": "~/my.py", "workdir": "~/other"} | {flag: "gs://bucket/x"}
         found = jobs.told(in_process.call(*(f"--{name}={value}" for name, value in given.items()), "--stage=encode"))
         assert found.startswith(f"error: --{flag} gs://bucket/x: gs:// is not supported")
-    for flag in ("release", "private"):
+    for flag in ("release", "private", "public_key"):
         given = {"release": "~/run/releases/png8"} | {flag: "gs://bucket/x"}
         found = jobs.told(in_process.call(*(f"--{name}={value}" for name, value in given.items()), "--stage=verify"))
         assert found.startswith(f"error: --{flag} gs://bucket/x: gs:// is not supported")

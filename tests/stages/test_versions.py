@@ -17,7 +17,7 @@ def not_installed(monkeypatch):
     known = importlib.metadata.version
 
     def version(name):
-        if name == "ne_jax":
+        if name.replace("-", "_") == "ne_jax":
             raise importlib.metadata.PackageNotFoundError(name)
         return known(name)
 
@@ -36,6 +36,13 @@ def test_a_clone_that_was_not_installed_does_every_stage(not_installed, tmp_path
     assert read_manifest(release).versions["ne_jax"] == ne_jax.__version__
     assert f"ne_jax {ne_jax.__version__}, jax " in (tmp_path / "run" / "report.md").read_text()
     assert in_process.call("--stage=verify", f"--release={release}").returncode == 0
+
+
+def test_the_version_is_in_the_clone(not_installed):
+    """Nobody asks the installer for it, who knows nothing there; other packages are asked for in one place."""
+    assert versions("ne_jax", "jax") == {"ne_jax": ne_jax.__version__, "jax": importlib.metadata.version("jax")}
+    asking = [path for path in (jobs.ROOT / "ne_jax").rglob("*.py") if "importlib.metadata" in path.read_text()]
+    assert [path.name for path in asking] == ["versions.py"]
 
 
 def test_installer_and_code_cannot_disagree():
