@@ -26,6 +26,7 @@ from ne_jax import (
 )
 from ne_jax.core.each_image import image_by_image
 from ne_jax.models.model import Outputs
+from ne_jax.recoding.hardened import hardened
 from tests import jobs
 
 SHAPE, COUNT = (8, 8, 3), 8
@@ -64,6 +65,9 @@ def functions(kind: str) -> dict[str, Callable]:
         "guided": lambda key, image: guided_recode(key, image, guide, 20.0),
         "deep": lambda key, image: deep_recode(key, image, deep, 20.0).image,
     }
+    if kind == "patches":
+        noisy = hardened(jax.random.key(3), space)
+        of_one["hardened"] = lambda key, image: recode(key, image, noisy, 12.0)
     return {name: jax.vmap(one) for name, one in of_one.items()} | {
         "certify": lambda keys, images: certify(layer, space, images, 0.9 * images)
     }
@@ -124,7 +128,7 @@ for name in names:
     [
         # boxed, in a whole job: test_many_devices_give_the_same_files.
         ("patches", ("gaussian", "certify")),
-        pytest.param("patches", NAMES, marks=pytest.mark.slow),
+        pytest.param("patches", (*NAMES, "hardened"), marks=pytest.mark.slow),
         # certify of overlapping windows, and gaussian there, differ in last bits: WORKSPACE_NOTES.md, "Core".
         pytest.param("overlapping", ("boxed", "isotropic", "guided"), marks=pytest.mark.slow),
     ],
