@@ -71,6 +71,7 @@ class Design:
     gradients: of networks, by the settings of `recode`; None for a design that runs none.
     unmet: said of an image that it cannot protect, why and what to do; empty for a design that never fails.
     warning: the mark of a design that is insecure, which every output bears; else empty.
+    generation: counts up when the noise that it draws becomes another, so that a picture recoded before is in another artefact.
     transforms_at_once: images whose Fourier transforms a CPU takes at once; 1 where most of its work is something else.
     """
 
@@ -86,6 +87,7 @@ class Design:
     gradients: Callable[[Any], Gradients] | None = None
     unmet: str = ""
     warning: str = ""
+    generation: int = 1
     transforms_at_once: int = 1
 
     @property

@@ -141,4 +141,5 @@ HARDENED = Design(
     recode=_recode,
     settings=("replace", "rounds", "fit"),
     directions=_directions,
+    generation=2,  # since its noise follows the image
 )

@@ -34,7 +34,7 @@ def decides(job: Job, release_format: str, **changes: Any) -> dict[str, Any]:
     return {
         "authorized": [_identity(model) for model in (job.authorized, *job.also)],
         "subspace": [job.config.subspace.rule, job.config.subspace.value, job.space.num_directions],
-        "design": design.name,
+        "design": design.name if design.generation == 1 else f"{design.name} {design.generation}",
         "settings": {name: getattr(settings, name) for name in design.settings if name not in _ELSEWHERE},
         "surrogates": [_identity(model) for model in job.surrogates] if design.needs_surrogates else [],
         "replace": settings.replace,

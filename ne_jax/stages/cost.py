@@ -18,7 +18,7 @@ def cost(job: Job) -> float:
 
     Raises UserError above `recode.max_passes`.
     """
-    return max(_passes(job, name) for name in job.config.release.formats)
+    return max(_passes(job, name) for name in {job.design(name): name for name in job.config.release.formats}.values())
 
 
 def _passes(job: Job, release_format: str) -> float:

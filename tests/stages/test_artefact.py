@@ -1,11 +1,15 @@
 """One image, one artefact: whatever decides an image's pixels decides its noise, and nothing else does (contracts 2 and 4)."""
 
+import dataclasses
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from ne_jax.data import sources
+from ne_jax.recoding.designs import DESIGNS
+from ne_jax.recoding.hardened import HARDENED
 from ne_jax.stages.artefact import artefact, decides, recode_job
 from tests.jobs import opened
 
@@ -93,6 +97,16 @@ def test_only_what_decides_pixels_counts(tmp_path, leaves, same):
         with opened(tmp_path, name, **names | more) as job:
             found.append(artefact(job, "float32"))
     assert (found[0] == found[1]) is same
+
+
+def test_noise_that_became_another_is_another_artefact(tmp_path):
+    """Else the ledger would let a picture out twice, as an earlier version and as this one recode it."""
+    with opened(tmp_path, "run", **PLAIN | {"data.limit": 2, "recode.design": "hardened"}) as job:
+        now = artefact(job, "float32")
+        before = dataclasses.replace(HARDENED, generation=1)
+        with mock.patch.dict(DESIGNS, hardened=before):
+            assert job.design("float32") is before and artefact(job, "float32") != now
+            assert decides(job, "float32")["design"] == "hardened"
 
 
 def test_everything_that_decides_is_named(tmp_path):
