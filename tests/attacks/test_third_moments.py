@@ -9,10 +9,13 @@ import pytest
 import ne_jax
 from ne_jax.attacks import whole_release
 from ne_jax.attacks.attack import Knowledge
+from ne_jax.attacks.curves import COUNTED, _growing
 from ne_jax.attacks.moments import growing
 from ne_jax.attacks.third_moments import ATTACKS
 from ne_jax.core.subspace import PatchSubspace
+from ne_jax.measure.records import RELEASED
 from ne_jax.recoding.hardened import hardened
+from ne_jax.stages import planned
 from tests.releases import WINDOW, known, run
 
 SHAPE, IMAGES, SOURCES = (16, 16, 3), 2000, 28
@@ -85,3 +88,12 @@ def test_too_few_files_are_told(make_layer):
     one = knowledge._replace(released=alone, moments=growing(iter([alone]), WINDOW, [1])[0])
     with pytest.raises(ne_jax.UserError, match="or there is one"):
         run(ATTACKS[0], alone, one)
+
+
+def test_a_curve_learns_from_so_many_files_and_no_more(make_layer):
+    """Each point of the curve has the moments and the files of its own number, else few files would look like all."""
+    _, _, knowledge = released(make_layer, follows=False)
+    more = growing(iter([knowledge.released]), WINDOW, [64, IMAGES])
+    found = list(_growing(knowledge, more, RELEASED))
+    assert [(count, len(each.released), each.moments.images) for count, each in found] == [(64, 64, 64), (IMAGES,) * 3]
+    assert "third_moments" in COUNTED[RELEASED] and "third_moments" in planned._ATTACKS
